@@ -1,0 +1,32 @@
+"""The provider's room: ask for Luma generations and read the answers as a table. Needs no Dagster.
+
+with LumaClient(token=token) as client:
+    table = to_table(client.fetch(task_ids))
+"""
+
+from luma_pipeline.luma.client import DEFAULT_BASE_URL, LumaClient
+from luma_pipeline.luma.dialects import Dialect
+from luma_pipeline.luma.errors import AuthenticationError, LumaError, ProviderUnavailableError, QuotaExceededError
+from luma_pipeline.luma.flatten import Drift, Flattened, flatten, to_table
+from luma_pipeline.luma.outcome import FINAL_STATES, Outcome, OutcomeKind, State
+from luma_pipeline.luma.schema import GENERATIONS_SCHEMA, SCHEMA_VERSION
+
+__all__ = [
+    "DEFAULT_BASE_URL",
+    "FINAL_STATES",
+    "GENERATIONS_SCHEMA",
+    "SCHEMA_VERSION",
+    "AuthenticationError",
+    "Dialect",
+    "Drift",
+    "Flattened",
+    "LumaClient",
+    "LumaError",
+    "Outcome",
+    "OutcomeKind",
+    "ProviderUnavailableError",
+    "QuotaExceededError",
+    "State",
+    "flatten",
+    "to_table",
+]

@@ -1,0 +1,132 @@
+"""One partition, from the source table to the manifest: the steps of the way, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+import pyarrow as pa
+
+from luma_pipeline.assets.generations import GenerationsReport, ResolvePolicy, resolve_generations, tasks_to_ask
+from luma_pipeline.assets.tasks import TasksReport, read_tasks
+from luma_pipeline.assets.videos import ManifestPolicy, PartitionVideos, VideosReport, artifacts_to_copy
+from luma_pipeline.luma import LumaClient, Outcome
+from luma_pipeline.media import MediaCopier
+from luma_pipeline.resources.dataset import Dataset, DatasetError
+from luma_pipeline.resources.source_table import SourceTable
+
+__all__ = ["GENERATIONS", "OPEN_MARKS", "TASKS", "VIDEOS", "Partition", "PartitionReport", "PartitionWork"]
+
+TASKS = "luma_tasks"
+GENERATIONS = "luma_generations"
+VIDEOS = "luma_videos"
+
+OPEN_MARKS = "open"
+"""The marks of partitions that have tasks or videos to come back for."""
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition's key, its folder in the datasets, and its window [start, end), aware."""
+
+    key: str
+    folder: str
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
+class PartitionReport:
+    """What was done; None for a dataset that was not selected. `to_ask` and `to_copy` are a dry run's answer."""
+
+    partition: Partition
+    tasks: TasksReport | None = None
+    generations: GenerationsReport | None = None
+    videos: VideosReport | None = None
+    to_ask: int | None = None
+    to_copy: int | None = None
+
+
+@dataclass(frozen=True)
+class PartitionWork:
+    """What a run does with each of its partitions. Thread-safe: partitions are worked on side by side.
+
+    A part that is None was not selected: what it would have made is read from the datasets.
+    """
+
+    dataset: Dataset
+    source: SourceTable | None
+    client: LumaClient | None
+    copier: MediaCopier | None
+    resolve: ResolvePolicy
+    manifest: ManifestPolicy
+
+    def do(self, partition: Partition) -> PartitionReport:
+        """Read, ask, copy and write one partition."""
+        tasks, tasks_report = self._tasks(partition)
+        generations_file = self.dataset.partition(GENERATIONS, partition.folder)
+        videos = self._videos(partition)
+        generations = videos_report = None
+        if self.client is not None:
+            on_answer: Callable[[Outcome, datetime], None] | None = videos.offer_answer if videos else None
+            generations = resolve_generations(
+                tasks if tasks is not None else self._stored_tasks(partition),
+                generations_file,
+                self.dataset.checkpoints(GENERATIONS, partition.folder),
+                self.client,
+                self.resolve,
+                on_answer,
+            )
+        if videos is not None:
+            self._require(GENERATIONS, partition)
+            videos_report = videos.finish(generations_file)
+        self._mark(partition, generations, videos_report)
+        return PartitionReport(partition, tasks_report, generations, videos_report)
+
+    def stop(self) -> None:
+        """Ask nothing more: partitions that are still being asked for end with what they have as checkpoints."""
+        if self.client is not None:
+            self.client.close()
+
+    def plan(self, partition: Partition) -> PartitionReport:
+        """What `do` would ask and copy; writes nothing."""
+        generations_file = self.dataset.partition(GENERATIONS, partition.folder)
+        tasks: pa.Table | None = None
+        tasks_report = to_ask = to_copy = None
+        if self.source is not None:
+            tasks, tasks_report = read_tasks(self.source, partition.start, partition.end, None)
+        if self.client is not None:
+            stored = tasks if tasks is not None else self._stored_tasks(partition)
+            to_ask = tasks_to_ask(stored, generations_file, self.resolve)
+        if self.copier is not None:
+            manifest_file = self.dataset.partition(VIDEOS, partition.folder)
+            to_copy = artifacts_to_copy(generations_file, manifest_file, self.manifest)
+        return PartitionReport(partition, tasks_report, to_ask=to_ask, to_copy=to_copy)
+
+    def _tasks(self, partition: Partition) -> tuple[pa.Table | None, TasksReport | None]:
+        if self.source is None:
+            return None, None
+        file = self.dataset.partition(TASKS, partition.folder)
+        return read_tasks(self.source, partition.start, partition.end, file)
+
+    def _stored_tasks(self, partition: Partition) -> pa.Table:
+        self._require(TASKS, partition)
+        return self.dataset.partition(TASKS, partition.folder).read(["task_id", "submitted_at"])
+
+    def _videos(self, partition: Partition) -> PartitionVideos | None:
+        if self.copier is None:
+            return None
+        return PartitionVideos(self.copier, self.dataset.partition(VIDEOS, partition.folder), self.manifest)
+
+    def _require(self, dataset: str, partition: Partition) -> None:
+        if not self.dataset.partition(dataset, partition.folder).exists():
+            raise DatasetError(f"{dataset} has no partition {partition.key}: materialize it first, or select it too")
+
+    def _mark(self, partition: Partition, generations: GenerationsReport | None, videos: VideosReport | None) -> None:
+        """Leave word for the sensor that there is something to come back for, or that there is not."""
+        marks = self.dataset.marks(OPEN_MARKS)
+        if (generations and generations.open_tasks) or (videos and videos.open_artifacts):
+            marks.set(partition.folder, partition.key)
+        elif generations and videos:
+            marks.clear(partition.folder)

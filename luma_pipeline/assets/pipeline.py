@@ -1,0 +1,271 @@
+"""The multi-asset: many partitions in one run, each worked on, reported and kept by itself.
+
+Asking and copying are one step, so that a video is copied while other tasks are still being asked for: its link can
+die within the hour. A partition's materializations are logged the moment it is done; a run that is killed, or in
+which other partitions fail, keeps them.
+"""
+
+# No postponed annotations in this module: Dagster reads those of the op's function as types.
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any
+
+import dagster as dg
+
+from luma_pipeline.assets.generations import ResolvePolicy
+from luma_pipeline.assets.metadata import generations_metadata, tasks_metadata, videos_metadata
+from luma_pipeline.assets.partition import GENERATIONS, TASKS, VIDEOS, Partition, PartitionReport, PartitionWork
+from luma_pipeline.assets.run_config import GiveUp, LumaRunConfig
+from luma_pipeline.assets.videos import ManifestPolicy, artifacts_from, link_of_answer
+from luma_pipeline.luma import LumaClient, LumaError
+from luma_pipeline.media import Artifact, BucketError, LinkSource
+from luma_pipeline.partitions import folder_of
+from luma_pipeline.resources.bucket import VideoBucket
+from luma_pipeline.resources.dataset import Dataset, Written
+from luma_pipeline.resources.provider import LumaProvider
+from luma_pipeline.resources.source_table import SourceTable, SourceTableError
+
+__all__ = ["OP_NAME", "POOL", "PipelineSettings", "build_pipeline"]
+
+OP_NAME = "luma_pipeline"
+POOL = "luma_api"
+"""The concurrency pool: a limit of one slot keeps two runs from sharing the provider's limit unknowingly."""
+
+_ORDER = (TASKS, GENERATIONS, VIDEOS)
+_PARTITIONS_AT_ONCE = 8
+_PROGRESS_SECONDS = 5.0
+_ORPHANS_OLDER_THAN_SECONDS = 24 * 3600.0
+
+_ALREADY_LOGGED = {"__source_asset_observation__": True}
+"""Metadata of an output for which Dagster emits no event of its own: its partitions' materializations have been
+logged. Undocumented; tests/test_upstream_characterization.py tells when a release changes it."""
+
+_STOPS_THE_RUN = (LumaError, BucketError, SourceTableError)
+
+
+@dataclass(frozen=True)
+class PipelineSettings:
+    """What the multi-asset does in every run, before the run's own config."""
+
+    artifacts: tuple[Artifact, ...]
+    link_preference: tuple[LinkSource, ...]
+    give_up_after_seconds: float
+    checkpoint_seconds: float
+    partitions_per_run: int
+    unwatermarked: bool = False
+
+
+def build_pipeline(
+    specs: Sequence[dg.AssetSpec], partitions: dg.PartitionsDefinition[str], settings: PipelineSettings
+) -> dg.AssetsDefinition:
+    """The one op behind luma_tasks, luma_generations and luma_videos, any of which may be selected."""
+
+    @dg.multi_asset(
+        name=OP_NAME,
+        specs=specs,
+        can_subset=True,
+        pool=POOL,
+        backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=settings.partitions_per_run),
+        retry_policy=dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL),
+    )
+    def luma_pipeline(
+        context: dg.AssetExecutionContext,
+        config: LumaRunConfig,
+        luma_source: SourceTable,
+        luma_provider: LumaProvider,
+        luma_dataset: Dataset,
+        luma_bucket: VideoBucket,
+    ) -> Iterator[dg.MaterializeResult[Any]]:
+        selected = [name for name in _ORDER if dg.AssetKey(name) in context.selected_asset_keys]
+        run = _Run(context, settings, selected, config, luma_bucket, luma_dataset)
+        with ExitStack() as stack:
+            try:
+                work = _prepare(stack, run, luma_source, luma_provider)
+                failures = run.do_all([_partition(partitions, key) for key in context.partition_keys], work)
+            except _STOPS_THE_RUN as error:
+                raise dg.Failure(description=f"{error}", allow_retries=False) from error
+        if failures:
+            raise _failure(failures, len(context.partition_keys))
+        for name in selected:
+            yield dg.MaterializeResult(asset_key=name, metadata=_ALREADY_LOGGED)
+
+    return luma_pipeline
+
+
+def _prepare(stack: ExitStack, run: "_Run", source: SourceTable, provider: LumaProvider) -> PartitionWork:
+    """Open what the selection needs, and fail here, with what to do, if any of it does not work."""
+    config, settings = run.config, run.settings
+    run.dataset.check()
+    client = copier = None
+    give_up = GiveUp(settings.give_up_after_seconds, datetime.now(timezone.utc), never=config.retry_failed)
+    artifacts = artifacts_from(config.artifacts) if config.artifacts is not None else settings.artifacts
+    if GENERATIONS in run.selected or VIDEOS in run.selected:
+        client = stack.enter_context(provider.client())
+    if VIDEOS in run.selected and client is not None:
+        copier = stack.enter_context(run.bucket.copier(_Refresh(client, settings.link_preference)))
+        copier.check_bucket()
+        copier.sweep_orphans(_ORPHANS_OLDER_THAN_SECONDS)
+    if TASKS in run.selected:
+        without_time = source.rows_without_time()
+        if without_time:
+            run.context.log.warning(
+                f"{without_time} rows of {source.table} have no {source.time_column} and so are in no partition"
+            )
+    return PartitionWork(
+        dataset=run.dataset,
+        source=source if TASKS in run.selected else None,
+        client=client if GENERATIONS in run.selected else None,
+        copier=copier,
+        resolve=ResolvePolicy(give_up, settings.checkpoint_seconds, config.refresh, config.limit),
+        manifest=ManifestPolicy(artifacts, settings.link_preference, give_up),
+    )
+
+
+class _Refresh:
+    """Asks the provider for a living link in place of a dead one."""
+
+    def __init__(self, client: LumaClient, preference: Sequence[LinkSource]) -> None:
+        self._client = client
+        self._preference = preference
+
+    def __call__(self, task_id: str, artifact: Artifact) -> str | None:
+        generation = self._client.fetch_one(task_id).generation
+        return None if generation is None else link_of_answer(generation, artifact, self._preference)
+
+
+class _Run:
+    """The partitions of one run, side by side."""
+
+    def __init__(
+        self,
+        context: dg.AssetExecutionContext,
+        settings: PipelineSettings,
+        selected: Sequence[str],
+        config: LumaRunConfig,
+        bucket: VideoBucket,
+        dataset: Dataset,
+    ) -> None:
+        self.context = context
+        self.settings = settings
+        self.selected = selected
+        self.config = config
+        self.bucket = bucket
+        self.dataset = dataset
+
+    def do_all(self, partitions: Sequence[Partition], work: PartitionWork) -> dict[str, str]:
+        """Work on every partition and report each as it is done; returns why partitions failed, by key.
+
+        Raises what stops the whole run; partitions done by then are reported.
+        """
+        progress = _Progress(self.context, len(partitions))
+        failures: dict[str, str] = {}
+        step = work.plan if self.config.dry_run else work.do
+        stopping = threading.Event()
+
+        def guarded(partition: Partition) -> PartitionReport | None:
+            return None if stopping.is_set() else step(partition)
+
+        pool = ThreadPoolExecutor(min(_PARTITIONS_AT_ONCE, len(partitions)), thread_name_prefix="luma-partition")
+        try:
+            under_way: dict[Future[PartitionReport | None], Partition] = {
+                pool.submit(guarded, partition): partition for partition in partitions
+            }
+            stop: BaseException | None = None
+            while under_way:
+                done, _ = wait(under_way, timeout=_PROGRESS_SECONDS, return_when=FIRST_COMPLETED)
+                for future in done:
+                    partition = under_way.pop(future)
+                    try:
+                        report = future.result()
+                    except _STOPS_THE_RUN as error:
+                        stopping.set()
+                        stop = stop or error
+                        work.stop()
+                    except Exception as error:
+                        failures[partition.key] = f"{type(error).__name__}: {error}"
+                        self.context.log.exception(f"partition {partition.key} failed", exc_info=error)
+                    else:
+                        if report is not None:
+                            self._report(report)
+                            progress.add(report)
+                progress.tick()
+            if stop is not None:
+                raise stop
+        finally:
+            stopping.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+        return failures
+
+    def _report(self, report: PartitionReport) -> None:
+        key = report.partition.key
+        if self.config.dry_run:
+            self.context.log.info(
+                f"dry run, partition {key}: would ask for {report.to_ask or 0} tasks and copy {report.to_copy or 0} "
+                "artifacts of tasks already completed"
+            )
+            return
+        if report.tasks is not None:
+            self._log(TASKS, key, tasks_metadata(report.tasks), report.tasks.written)
+        if report.generations is not None:
+            self._log(GENERATIONS, key, generations_metadata(report.generations), report.generations.written)
+        if report.videos is not None:
+            location = f"s3://{self.bucket.bucket}/{self.bucket.prefix}"
+            self._log(VIDEOS, key, videos_metadata(report.videos, location), report.videos.written)
+
+    def _log(self, asset: str, key: str, metadata: Mapping[str, Any], written: Written | None) -> None:
+        # Of the version tags only the data's: a code version would need the inputs' tags beside it.
+        tags = {"dagster/data_version": written.digest} if written is not None else None
+        self.context.log_event(dg.AssetMaterialization(asset, partition=key, metadata=metadata, tags=tags))
+
+
+class _Progress:
+    """Says in the log every few seconds how far the run is."""
+
+    def __init__(self, context: dg.AssetExecutionContext, partitions: int) -> None:
+        self._log = context.log
+        self._partitions = partitions
+        self._done = self._tasks = self._bytes = 0
+        self._started = self._said = time.monotonic()
+
+    def add(self, report: PartitionReport) -> None:
+        self._done += 1
+        self._tasks += report.generations.asked if report.generations else 0
+        self._bytes += report.videos.bytes_downloaded if report.videos else 0
+
+    def tick(self) -> None:
+        now = time.monotonic()
+        if now - self._said < _PROGRESS_SECONDS and self._done < self._partitions:
+            return
+        self._said = now
+        seconds = max(now - self._started, 1e-9)
+        left = (self._partitions - self._done) * seconds / self._done if self._done else None
+        self._log.info(
+            f"{self._done} of {self._partitions} partitions done, {self._tasks} tasks asked "
+            f"({self._tasks / seconds:.1f}/s), {self._bytes / 1e6:.1f} MB copied "
+            f"({self._bytes / 1e6 / seconds:.1f} MB/s)" + (f", about {left:.0f} s left" if left else "")
+        )
+
+
+def _partition(definition: dg.PartitionsDefinition[str], key: str) -> Partition:
+    window = definition.time_window_for_partition_key(key)  # type: ignore[attr-defined]
+    return Partition(key, folder_of(definition, key), window.start, window.end)
+
+
+def _failure(failures: Mapping[str, str], total: int) -> dg.Failure:
+    shown = "; ".join(f"{key}: {reason}" for key, reason in list(failures.items())[:3])
+    return dg.Failure(
+        description=f"{len(failures)} of {total} partitions failed, the others are done. {shown}. Run the failed "
+        "partitions again: what was answered and copied is not asked for or copied again.",
+        metadata={
+            "failed_partitions": dg.TableMetadataValue(
+                [dg.TableRecord({"partition": key, "reason": reason}) for key, reason in failures.items()],
+                dg.TableSchema([dg.TableColumn("partition"), dg.TableColumn("reason")]),
+            )
+        },
+    )

@@ -1,0 +1,46 @@
+"""What a single run can be told in the Launchpad."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+import dagster as dg
+from pydantic import Field
+
+__all__ = ["LumaRunConfig"]
+
+
+class LumaRunConfig(dg.Config):
+    """Options of one run. The defaults do what schedules do: only what is still open costs a request."""
+
+    refresh: bool = Field(default=False, description="Ask for every task again, also those in a final state.")
+    retry_failed: bool = Field(
+        default=False,
+        description="Try again what was given up: tasks not found and videos expired or failed, whatever their age.",
+    )
+    artifacts: list[str] | None = Field(
+        default=None,
+        description="Copy these instead of the configured ones: video, video_raw, thumbnail, last_frame.",
+    )
+    limit: int | None = Field(
+        default=None, ge=0, description="Ask for at most this many tasks in each partition; the others say so in a row."
+    )
+    dry_run: bool = Field(
+        default=False, description="Ask, copy and write nothing; say in the log and the metadata what would be done."
+    )
+
+
+class GiveUp:
+    """When a task that was not found, or a video that could not be copied, is left alone."""
+
+    def __init__(self, after_seconds: float, now: datetime, *, never: bool = False) -> None:
+        self._before = None if never else now - timedelta(seconds=after_seconds)
+
+    @property
+    def before(self) -> datetime | None:
+        """Tasks submitted before this time are given up; None gives up nothing."""
+        return self._before
+
+    def on(self, submitted_at: datetime | None) -> bool:
+        """Whether a task of that age is given up."""
+        return self._before is not None and submitted_at is not None and submitted_at < self._before

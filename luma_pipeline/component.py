@@ -1,0 +1,199 @@
+"""The component: every setting in one place, and the one function that turns them into Dagster definitions."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+import dagster as dg
+from pydantic import Field
+
+from luma_pipeline.assets.pipeline import PipelineSettings, build_pipeline
+from luma_pipeline.assets.specs import IO_MANAGER_KEY, asset_specs
+from luma_pipeline.assets.videos import artifacts_from
+from luma_pipeline.luma import DEFAULT_BASE_URL
+from luma_pipeline.media import LinkSource
+from luma_pipeline.partitions import Frequency, partitions_definition
+from luma_pipeline.resources.bucket import VideoBucket
+from luma_pipeline.resources.dataset import Dataset
+from luma_pipeline.resources.io_manager import LumaParquetIOManager
+from luma_pipeline.resources.provider import LumaProvider
+from luma_pipeline.resources.source_table import SourceTable
+
+__all__ = ["ENVIRONMENT", "LumaPipelineComponent"]
+
+_SECRET: dict[str, Any] = {"dagster__is_secret": True}
+
+
+class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
+    """Task IDs from a table, answers from the provider, videos to S3: three partitioned assets and what they need.
+
+    Every field can be set from the environment variable that ENVIRONMENT names for it (`from_environment`).
+    """
+
+    # The five that have no default that could work.
+    api_token: str = Field(
+        default=dg.EnvVar("LUMA_API_TOKEN"),
+        description="Bearer token of the provider.",
+        repr=False,
+        json_schema_extra=_SECRET,
+    )
+    source_url: str = Field(
+        default=dg.EnvVar("LUMA_SOURCE_URL"),
+        description="SQLAlchemy URL of the source database.",
+        repr=False,
+        json_schema_extra=_SECRET,
+    )
+    source_table: str = Field(
+        default=dg.EnvVar("LUMA_SOURCE_TABLE"), description="Table with the task IDs, with its schema if it has one."
+    )
+    data_url: str = Field(
+        default=dg.EnvVar("LUMA_DATA_URL"), description="Root of the Parquet datasets: a folder or s3://bucket/prefix."
+    )
+    s3_bucket: str = Field(default=dg.EnvVar("LUMA_S3_BUCKET"), description="Bucket for the videos; it must exist.")
+
+    source_id_column: str = Field(default="task_id", description="Column with the task IDs.")
+    source_time_column: str = Field(default="submitted_at", description="Column with the time of submission.")
+    source_columns: list[str] = Field(default=[], description="Further columns to carry along.")
+    source_where: str | None = Field(default=None, description="SQL condition that rows must meet.")
+    source_timezone: str = Field(default="UTC", description="Zone of times stored without one.")
+
+    base_url: str = Field(default=DEFAULT_BASE_URL, description="Scheme and host of the provider.")
+    dialect: str = Field(default="gateway", description="`gateway`, or `luma` for Luma's own API.")
+    requests_per_second: float | None = Field(default=None, description="The provider's limit; found out if not set.")
+    burst: int = Field(default=1, description="Requests that may leave at once under that limit.")
+    max_concurrency: int = Field(default=16, description="Most requests under way at one moment.")
+    batch_size: int | None = Field(default=None, description="Ask for this many tasks in one request.")
+
+    s3_prefix: str = Field(default="", description="Prefix of every key.")
+    key_template: str = Field(default="{task_id}/{artifact}.{extension}", description="Key below the prefix.")
+    artifacts: list[str] = Field(default=["video"], description="video, video_raw, thumbnail, last_frame.")
+    link_preference: list[str] = Field(
+        default=["download_url", "url"], description="Which of a video's links is tried first."
+    )
+    copy_workers: int = Field(default=8, description="Artifacts copied at the same time.")
+    allowed_media_hosts: list[str] = Field(default=[], description="Hosts to copy from; empty: any public host.")
+    allow_private_media: bool = Field(default=False, description="Copy from private addresses too: for the sandbox.")
+    max_video_bytes: int = Field(default=20 * 1024**3, description="Larger artifacts are refused.")
+    overwrite: bool = Field(default=False, description="Copy anew what is in the bucket already.")
+    server_side_encryption: str | None = Field(default=None, description="AES256 or aws:kms.")
+    sse_kms_key_id: str | None = Field(default=None, description="KMS key for aws:kms.")
+    storage_class: str | None = Field(default=None, description="S3 storage class, such as STANDARD_IA.")
+
+    partitions: str = Field(default="daily", description="hourly, daily, weekly or monthly, on the submitted time.")
+    partitions_start: str = Field(default="2024-01-01", description="Date in the first partition.")
+    partitions_timezone: str = Field(default="UTC", description="Time zone of the partitions' bounds.")
+    partitions_per_run: int = Field(default=50, description="Partitions that share a run in a backfill.")
+
+    give_up_after_hours: float = Field(
+        default=72.0, description="Tasks older than this are no longer awaited when not found or not copied."
+    )
+    checkpoint_hours: float = Field(default=6.0, description="Age up to which answers of a broken run are taken up.")
+    group: str = Field(default="luma", description="Asset group.")
+    owners: list[str] = Field(default=[], description="Owners: e-mail addresses or team:name.")
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> LumaPipelineComponent:
+        """The component with every setting that its environment variable gives.
+
+        The variables of secrets and of places are read when a run starts, not here, so that definitions load without
+        them and a run names what it misses.
+
+        Raises:
+            ValueError: A variable's text is no value of its setting; the message names the variable.
+        """
+        values: dict[str, Any] = {}
+        for name, variable in ENVIRONMENT.items():
+            text = environment.get(variable, "").strip()
+            if text and not isinstance(cls.model_fields[name].default, dg.EnvVar):
+                values[name] = _parsed(cls.model_fields[name].annotation, text, variable)
+        return cls(**values)
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster's signature
+        """The definitions, as a component of a Dagster project."""
+        return self.definitions()
+
+    def definitions(self) -> dg.Definitions:
+        """The definitions: assets, jobs and resources.
+
+        Raises:
+            ValueError: A setting has a value that cannot be.
+        """
+        partitions = partitions_definition(_frequency(self.partitions), self.partitions_start, self.partitions_timezone)
+        specs = asset_specs(self.group, self.owners, partitions, freshness=timedelta(hours=24))
+        settings = PipelineSettings(
+            artifacts=artifacts_from(self.artifacts),
+            link_preference=tuple(LinkSource(name) for name in self.link_preference),
+            give_up_after_seconds=self.give_up_after_hours * 3600,
+            checkpoint_seconds=self.checkpoint_hours * 3600,
+            partitions_per_run=self.partitions_per_run,
+        )
+        pipeline = build_pipeline(specs, partitions, settings)
+        return dg.Definitions(assets=[pipeline], resources=self._resources())
+
+    def _resources(self) -> dict[str, Any]:
+        dataset = Dataset(url=self.data_url)
+        return {
+            "luma_source": SourceTable(
+                url=self.source_url,
+                table=self.source_table,
+                id_column=self.source_id_column,
+                time_column=self.source_time_column,
+                columns=self.source_columns,
+                where=self.source_where,
+                timezone=self.source_timezone,
+            ),
+            "luma_provider": LumaProvider(
+                token=self.api_token,
+                base_url=self.base_url,
+                dialect=self.dialect,
+                max_concurrency=self.max_concurrency,
+                requests_per_second=self.requests_per_second,
+                burst=self.burst,
+                batch_size=self.batch_size,
+            ),
+            "luma_bucket": VideoBucket(
+                bucket=self.s3_bucket,
+                prefix=self.s3_prefix,
+                key_template=self.key_template,
+                max_workers=self.copy_workers,
+                allowed_media_hosts=self.allowed_media_hosts,
+                allow_private_media=self.allow_private_media,
+                max_video_bytes=self.max_video_bytes,
+                overwrite=self.overwrite,
+                server_side_encryption=self.server_side_encryption,
+                sse_kms_key_id=self.sse_kms_key_id,
+                storage_class=self.storage_class,
+            ),
+            "luma_dataset": dataset,
+            IO_MANAGER_KEY: LumaParquetIOManager(dataset=dataset),
+        }
+
+
+ENVIRONMENT: Mapping[str, str] = {name: f"LUMA_{name.upper()}" for name in LumaPipelineComponent.model_fields}
+"""The environment variable of every field."""
+
+
+def _frequency(name: str) -> Frequency:
+    try:
+        return Frequency(name)
+    except ValueError:
+        raise ValueError(f"LUMA_PARTITIONS must be hourly, daily, weekly or monthly, not {name!r}") from None
+
+
+def _parsed(annotation: Any, text: str, variable: str) -> Any:
+    kind = str(annotation)
+    try:
+        if "list" in kind:
+            return [part.strip() for part in text.split(",") if part.strip()]
+        if "bool" in kind:
+            return {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}[text.lower()]
+        if "int" in kind:
+            return int(text)
+        if "float" in kind:
+            return float(text)
+    except (ValueError, KeyError):
+        raise ValueError(f"{variable} has a value that it cannot have: {text!r}") from None
+    return text

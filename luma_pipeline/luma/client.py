@@ -1,0 +1,614 @@
+"""The provider's room: asking for many tasks at once, with one answer for each."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from email.message import Message
+from email.utils import parsedate_to_datetime
+from types import TracebackType
+from typing import Any
+
+import tenacity
+
+from luma_pipeline.luma.answers import Answer, Verdict, read_answer
+from luma_pipeline.luma.dialects import Dialect
+from luma_pipeline.luma.errors import AuthenticationError, LumaError, ProviderUnavailableError, QuotaExceededError
+from luma_pipeline.luma.outcome import Outcome, OutcomeKind
+from luma_pipeline.luma.pace import AdaptivePace, Pace, TokenBucket
+from luma_pipeline.luma.transport import BodyTooLargeError, HttpAnswer, HttpTransport, TransportError
+
+__all__ = ["DEFAULT_BASE_URL", "LumaClient"]
+
+DEFAULT_BASE_URL = "https://api.gpt.ge"
+"""The host of the provider's page."""
+
+_log = logging.getLogger(__name__)
+
+_BATCH_PATH = "/luma/tasks"
+_BACKOFF_BASE = 0.5
+_BACKOFF_LIMIT = 20.0
+
+
+class LumaClient:
+    """Asks the provider for generations: bounded threads, one shared pace, retries, and an `Outcome` for every task.
+
+    A context manager; thread-safe, and several `fetch` calls at a time share its threads and its pace.
+
+    Args:
+        token: The bearer token. It is sent to the host of `base_url` alone and never shown.
+        base_url: Scheme, host and an optional path before the API's own.
+        dialect: The gateway's API or Luma's own.
+        max_concurrency: Threads, which is also the most requests under way at one moment.
+        requests_per_second: The provider's limit. None finds it: full speed until the first 429, then close below it.
+        burst: Requests that may leave at once under `requests_per_second`.
+        connect_timeout: Seconds for the connection to be made.
+        read_timeout: Seconds between two bytes of the answer.
+        deadline: Seconds for one request as a whole.
+        max_attempts: Tries for one task. An answer "too fast" is not counted: it is the pace's fault, not the task's.
+        max_retry_seconds: Seconds for one task over all its tries, waits for the provider's limit not counted. A
+            `Retry-After` that is longer ends the run.
+        max_body_bytes: Largest answer that is read, after decompression.
+        batch_size: Ask for this many tasks in one request (`POST /luma/tasks`, gateway only). None asks singly.
+        unavailable_after: Tasks in a row that may fail after all their tries, none succeeding between them, before
+            the provider counts as down.
+
+    Raises:
+        ValueError: A setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        token: str,
+        base_url: str = DEFAULT_BASE_URL,
+        dialect: Dialect | str = Dialect.GATEWAY,
+        max_concurrency: int = 16,
+        requests_per_second: float | None = None,
+        burst: int = 1,
+        connect_timeout: float = 10.0,
+        read_timeout: float = 30.0,
+        deadline: float = 60.0,
+        max_attempts: int = 5,
+        max_retry_seconds: float = 180.0,
+        max_body_bytes: int = 8 * 1024 * 1024,
+        batch_size: int | None = None,
+        unavailable_after: int = 10,
+    ) -> None:
+        if not token or not token.isascii() or not token.isprintable() or " " in token:
+            raise ValueError("token must be non-empty and without spaces or control characters")
+        if min(max_concurrency, max_attempts, max_body_bytes, unavailable_after) < 1:
+            raise ValueError("max_concurrency, max_attempts, max_body_bytes and unavailable_after must be at least 1")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self._dialect = Dialect(dialect)
+        if batch_size and self._dialect is not Dialect.GATEWAY:
+            raise ValueError("batch_size is for the gateway dialect: Luma's own API has no such request")
+        self._token = token
+        self._transport = HttpTransport(
+            base_url,
+            {
+                "Authorization": f"Bearer {token}",
+                "Accept": "application/json",
+                "Content-Type": "application/json",
+                "User-Agent": "luma-pipeline",
+            },
+            connect_timeout=connect_timeout,
+            read_timeout=read_timeout,
+            deadline=deadline,
+            max_body_bytes=max_body_bytes,
+        )
+        self._pace: Pace = TokenBucket(requests_per_second, burst) if requests_per_second else AdaptivePace()
+        self._max_concurrency = max_concurrency
+        self._max_attempts = max_attempts
+        self._max_retry_seconds = max_retry_seconds
+        self._batch_size = batch_size
+        self._circuit = _Circuit(unavailable_after, self._transport.host)
+        self._scouted = threading.Event()
+        self._scouting = threading.Lock()
+        self._stopped = threading.Event()
+        self._error: LumaError | None = None
+        self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
+        self._threads: list[threading.Thread] = []
+        self._starting = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"LumaClient(host={self._transport.host!r}, dialect={self._dialect.value!r})"
+
+    def __enter__(self) -> LumaClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def max_concurrency(self) -> int:
+        """The most requests under way at one moment."""
+        return self._max_concurrency
+
+    def fetch(self, task_ids: Iterable[str]) -> Iterator[Outcome]:
+        """Ask for tasks and yield one `Outcome` for each, in the order the answers come.
+
+        `task_ids` is read as answers are taken, a bounded number ahead. A consumer that stops early leaves nothing
+        running but the requests already sent.
+
+        Raises:
+            AuthenticationError: The token was refused.
+            QuotaExceededError: The account is out of money or quota.
+            ProviderUnavailableError: The provider is down, or asks to come back later than `max_retry_seconds`.
+        """
+        self._start()
+        batch_size = self._batch_size or 1
+        window = 6 * self._max_concurrency * batch_size
+        job = _Job()
+        source = iter(task_ids)
+        pending = 0
+        exhausted = False
+        try:
+            while True:
+                while not exhausted and pending < window:
+                    members = tuple(itertools.islice(source, batch_size))
+                    exhausted = len(members) < batch_size
+                    if members:
+                        self._work.put(_Work(job, members))
+                        pending += len(members)
+                if not pending:
+                    return
+                result = job.results.get()
+                if isinstance(result, BaseException):
+                    raise result
+                pending -= 1
+                yield result
+        finally:
+            job.cancelled = True
+
+    def fetch_one(self, task_id: str) -> Outcome:
+        """Ask for one task, in the caller's thread. Raises as `fetch` does."""
+        return self._ask(task_id)
+
+    def unwatermarked_link(self, task_id: str) -> str | None:
+        """Ask the gateway for a link to the video without watermark; None where it has none for this task.
+
+        Raises as `fetch` does.
+        """
+        answer = self._call("GET", self._dialect.path(task_id) + "/download_video_url").answer
+        if answer is None or not isinstance(answer.body, Mapping):
+            return None
+        inner = answer.body.get("data")
+        for holder in (answer.body, inner if isinstance(inner, Mapping) else {}):
+            for name in ("download_url", "video_url", "url"):
+                link = holder.get(name)
+                if isinstance(link, str) and link:
+                    return link
+        return inner if isinstance(inner, str) and inner.startswith("http") else None
+
+    def close(self) -> None:
+        """Stop the threads and close the connections; requests under way are cut."""
+        self._stopped.set()
+        for _ in self._threads:
+            self._work.put(None)
+        self._transport.close()
+        for thread in self._threads:
+            thread.join()
+
+    # The threads.
+
+    def _start(self) -> None:
+        with self._starting:
+            if self._stopped.is_set():
+                raise RuntimeError("the client is closed")
+            while len(self._threads) < self._max_concurrency:
+                thread = threading.Thread(target=self._run, name=f"luma-{len(self._threads)}", daemon=True)
+                self._threads.append(thread)
+                thread.start()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            if work.job.cancelled:
+                continue
+            try:
+                if self._batch_size is None or len(work.task_ids) == 1:
+                    for task_id in work.task_ids:
+                        work.job.results.put(self._ask(task_id))
+                else:
+                    self._ask_batch(work)
+            except BaseException as error:  # noqa: BLE001 - it is raised again where the results are read
+                work.job.results.put(error)
+
+    # One task.
+
+    def _ask(self, task_id: str) -> Outcome:
+        if not task_id.strip():
+            return Outcome(
+                task_id,
+                OutcomeKind.REQUEST_FAILED,
+                _now(),
+                attempts=0,
+                requests=0,
+                error_code="blank_task_id",
+                error_message="a blank task ID cannot be asked for",
+            )
+        result = self._call("GET", self._dialect.path(task_id))
+        return self._outcome(task_id, result)
+
+    def _outcome(self, task_id: str, result: _Result) -> Outcome:
+        answer = result.answer
+        common: dict[str, Any] = {
+            "attempts": result.attempts,
+            "requests": result.requests,
+            "seconds": result.seconds,
+            "waited_seconds": result.waited_seconds,
+            "throttled": result.throttled,
+        }
+        if answer is None:
+            kind = OutcomeKind.INVALID_RESPONSE if result.error_code in _INVALID_CODES else OutcomeKind.REQUEST_FAILED
+            return Outcome(
+                task_id,
+                kind,
+                _now(),
+                error_code=result.error_code,
+                error_message=self._shown(result.error_message),
+                **common,
+            )
+        if answer.verdict is Verdict.GENERATION:
+            return Outcome(
+                task_id,
+                OutcomeKind.RESOLVED,
+                _now(),
+                http_status=result.status,
+                generation=self._dialect.read(answer.body),
+                raw_response=answer.text,
+                **common,
+            )
+        return Outcome(
+            task_id,
+            _KINDS.get(answer.verdict, OutcomeKind.REQUEST_FAILED),
+            _now(),
+            http_status=result.status,
+            error_code=self._shown(answer.code),
+            error_message=self._shown(answer.message),
+            raw_response=self._shown(answer.text),
+            **common,
+        )
+
+    def _shown(self, text: str | None) -> str | None:
+        """The provider's words without the token, which some gateways quote in their errors."""
+        return text.replace(self._token, "***") if text else text
+
+    # One question, with its tries.
+
+    def _call(self, method: str, path: str, body: bytes | None = None) -> _Result:
+        call = _Call(self, method, path, body)
+        try:
+            call.attempt()
+        except _TransientError:
+            pass
+        else:
+            return call.result
+        # The common case above costs nothing for retries; tenacity takes over when there is something to retry.
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_TransientError),
+            wait=call.backoff,
+            stop=call.spent,
+            sleep=self._sleep,
+            before_sleep=None,
+        )
+        if not call.spent(None):
+            self._sleep(call.backoff(None))
+            try:
+                retrying(call.attempt)
+            except tenacity.RetryError:
+                pass
+            else:
+                return call.result
+        self._circuit.failed(call.result.describe())
+        self._stop_if_open()
+        return call.result
+
+    def _exchange(self, method: str, path: str, body: bytes | None) -> HttpAnswer:
+        """One request. The very first goes alone: a refused token or an empty account is learnt with one request."""
+        if self._scouted.is_set():
+            return self._transport.request(method, path, body)
+        with self._scouting:
+            self._raise_if_stopped()
+            try:
+                answer = self._transport.request(method, path, body)
+                self._raise_fatal(read_answer(answer.status, answer.body))
+                return answer
+            finally:
+                if self._error is None:
+                    self._scouted.set()
+
+    def _take_place(self) -> float:
+        """Wait for a place in the pace; return the seconds it took."""
+        waited = 0.0
+        while (seconds := self._pace.reserve()) > 0:
+            self._sleep(seconds)
+            waited += seconds
+            if not self._pace.held():
+                break
+        return waited
+
+    def _sleep(self, seconds: float) -> None:
+        if seconds > 0:
+            self._stopped.wait(seconds)
+        self._raise_if_stopped()
+
+    def _raise_if_stopped(self) -> None:
+        if self._error is not None:
+            raise self._error
+        if self._stopped.is_set():
+            raise LumaError("the client was closed while requests were under way")
+
+    def _raise_fatal(self, answer: Answer) -> None:
+        """Raise for an answer that no later request of this run can change."""
+        said = self._shown(f"{answer.message} ({answer.code})")
+        if answer.verdict is Verdict.BAD_TOKEN:
+            self._stop(
+                AuthenticationError(
+                    f"{self._transport.host} refused the token: {said}. Check LUMA_API_TOKEN (the `token` setting) and "
+                    "that it belongs to this host."
+                )
+            )
+        if answer.verdict is Verdict.NO_QUOTA:
+            self._stop(
+                QuotaExceededError(
+                    f"{self._transport.host} answers that the account is out of quota: {said}. Top up the account, "
+                    "then run again: what was answered so far is kept."
+                )
+            )
+
+    def _stop_if_open(self) -> None:
+        if (error := self._circuit.error) is not None:
+            self._stop(error)
+
+    def _stop(self, error: LumaError) -> None:
+        if self._error is None:
+            self._error = error
+        raise self._error
+
+    def _slow_down(self, answer: HttpAnswer) -> None:
+        self._pace.throttled()
+        seconds = _retry_after(answer.headers)
+        if seconds is None:
+            return
+        if seconds > self._max_retry_seconds:
+            self._stop(
+                ProviderUnavailableError(
+                    f"{self._transport.host} asks to come back in {seconds:.0f} s, more than max_retry_seconds "
+                    f"({self._max_retry_seconds:.0f}). Run again after that: what was answered so far is kept."
+                )
+            )
+        self._pace.hold(seconds)
+
+    # Many tasks in one question.
+
+    def _ask_batch(self, work: _Work) -> None:
+        """Ask for the members together; what the answer leaves out or garbles is asked for singly."""
+        entries = self._batch_entries(work.task_ids) if self._batch_size else None
+        requests = 1
+        rest: list[str] = []
+        for task_id in work.task_ids:
+            outcome = self._batch_outcome(task_id, entries) if entries is not None else None
+            if outcome is None:
+                rest.append(task_id)
+            else:
+                work.job.results.put(replace(outcome, requests=requests))
+                requests = 0
+        for task_id in rest:
+            self._work.put(_Work(work.job, (task_id,)))
+
+    def _batch_entries(self, task_ids: Sequence[str]) -> _Batch | None:
+        result = self._call("POST", _BATCH_PATH, json.dumps({"ids": list(task_ids)}).encode())
+        answer = result.answer
+        body = answer.body if answer is not None else None
+        data = body.get("data") if isinstance(body, Mapping) else None
+        if isinstance(data, list):
+            found = {}
+            for entry in data:
+                if isinstance(entry, Mapping) and isinstance(entry.get("task_id"), str):
+                    found[entry["task_id"]] = entry.get("data")
+            return _Batch(found, result)
+        if result.status in (404, 405, 501) and self._batch_size:
+            self._batch_size = None
+            _log.warning(
+                "%s has no batch endpoint (HTTP %s from POST %s): asking for tasks singly",
+                self._transport.host,
+                result.status,
+                _BATCH_PATH,
+            )
+        return None
+
+    def _batch_outcome(self, task_id: str, batch: _Batch) -> Outcome | None:
+        body = batch.found.get(task_id)
+        if not isinstance(body, Mapping) or not ("state" in body or "id" in body):
+            return None
+        answer = Answer(Verdict.GENERATION, json.dumps(body, ensure_ascii=False), body)
+        return self._outcome(task_id, replace(batch.result, answer=answer))
+
+
+_KINDS = {
+    Verdict.NOT_FOUND: OutcomeKind.NOT_FOUND,
+    Verdict.INVALID: OutcomeKind.INVALID_RESPONSE,
+    Verdict.GARBLED: OutcomeKind.INVALID_RESPONSE,
+}
+_INVALID_CODES = frozenset({"cut_body", "body_too_large", "bad_encoding", "bad_http"})
+
+
+@dataclass
+class _Job:
+    """One `fetch` call: where its results go, and whether anybody still waits for them."""
+
+    def __post_init__(self) -> None:
+        self.results: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
+        self.cancelled = False
+
+
+@dataclass(frozen=True)
+class _Work:
+    job: _Job
+    task_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Batch:
+    found: Mapping[str, Any]
+    result: _Result
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What a question came to: an answer, or the code and message of why there is none."""
+
+    answer: Answer | None = None
+    status: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    attempts: int = 0
+    requests: int = 0
+    throttled: int = 0
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+
+    def describe(self) -> str:
+        if self.answer is not None:
+            return f"HTTP {self.status}, {self.answer.message}"
+        return self.error_message or "no answer"
+
+
+class _TransientError(Exception):
+    """A try failed in a way that another may not."""
+
+
+class _Call:
+    """The tries of one question."""
+
+    def __init__(self, client: LumaClient, method: str, path: str, body: bytes | None) -> None:
+        self._client = client
+        self._request = (method, path, body)
+        self._attempts = 0
+        self._throttled = 0
+        self._waited = 0.0
+        self._started = 0.0
+        self.result = _Result()
+
+    def attempt(self) -> None:
+        """Ask once; `result` holds what came. Raises _TransientError when another try may help."""
+        client = self._client
+        client._raise_if_stopped()
+        self._waited += client._take_place()
+        self._attempts += 1
+        sent = time.monotonic()
+        self._started = self._started or sent
+        try:
+            http_answer = client._exchange(*self._request)
+        except TransportError as error:
+            self._note(time.monotonic() - sent, None, None, error.code, str(error))
+            if isinstance(error, BodyTooLargeError):
+                return
+            raise _TransientError from None
+        answer = read_answer(http_answer.status, http_answer.body)
+        self._note(time.monotonic() - sent, answer, http_answer.status)
+        client._raise_fatal(answer)
+        if answer.verdict is Verdict.TOO_FAST or (http_answer.status == 503 and answer.verdict is Verdict.RETRY):
+            self._throttled += answer.verdict is Verdict.TOO_FAST
+            client._slow_down(http_answer)
+            raise _TransientError
+        client._pace.accepted()
+        if answer.verdict in (Verdict.RETRY, Verdict.GARBLED):
+            raise _TransientError
+        client._circuit.succeeded()
+
+    def spent(self, _: object) -> bool:
+        """Whether the budget of attempts or of time is used up (a stop condition of tenacity)."""
+        client = self._client
+        if self._attempts - self._throttled >= client._max_attempts:
+            return True
+        # A provider that answers nothing but "too fast" must end too.
+        if self._attempts >= 4 * client._max_attempts:
+            return True
+        return time.monotonic() - self._started - self._waited >= client._max_retry_seconds
+
+    def backoff(self, _: object) -> float:
+        """Seconds before the next try: exponential with full jitter (a wait of tenacity).
+
+        Full jitter (a time anywhere between nothing and the bound) spreads threads that failed together best.
+        """
+        bound: float = min(_BACKOFF_LIMIT, _BACKOFF_BASE * 2 ** min(self._attempts, 16))
+        return random.uniform(0.0, bound)  # noqa: S311 - jitter, not a secret
+
+    def _note(
+        self,
+        seconds: float,
+        answer: Answer | None,
+        status: int | None,
+        error_code: str | None = None,
+        error_message: str | None = None,
+    ) -> None:
+        self.result = _Result(
+            answer,
+            status,
+            error_code,
+            error_message,
+            attempts=self._attempts,
+            requests=self._attempts,
+            throttled=self._throttled,
+            seconds=seconds,
+            waited_seconds=self._waited,
+        )
+
+
+class _Circuit:
+    """Opens after `limit` tasks in a row have failed and none has succeeded between them."""
+
+    def __init__(self, limit: int, host: str) -> None:
+        self._limit = limit
+        self._host = host
+        self._failures = 0
+        self._lock = threading.Lock()
+        self.error: ProviderUnavailableError | None = None
+
+    def succeeded(self) -> None:
+        self._failures = 0
+
+    def failed(self, reason: str) -> None:
+        with self._lock:
+            self._failures += 1
+            if self._failures >= self._limit and self.error is None:
+                self.error = ProviderUnavailableError(
+                    f"{self._host} is unavailable: {self._failures} tasks in a row failed after all their tries, the "
+                    f"last with: {reason}. Check the provider's status and LUMA_BASE_URL, then run again: what was "
+                    "answered so far is kept."
+                )
+
+
+def _retry_after(headers: Message) -> float | None:
+    """Seconds from a `Retry-After` header, which is a number of seconds or an HTTP date (RFC 9110, 10.2.3)."""
+    value = headers.get("Retry-After")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value)) if value.strip().replace(".", "", 1).isdigit() else _seconds_until(value)
+    except (ValueError, TypeError):
+        return None
+
+
+def _seconds_until(http_date: str) -> float:
+    until = parsedate_to_datetime(http_date)
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=timezone.utc)
+    return max(0.0, (until - _now()).total_seconds())
+
+
+def _now() -> datetime:
+    return datetime.now(timezone.utc)

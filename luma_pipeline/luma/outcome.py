@@ -1,0 +1,82 @@
+"""The provider's room: what asking for one task came to."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Any
+
+__all__ = ["FINAL_STATES", "Outcome", "OutcomeKind", "State"]
+
+
+class OutcomeKind(str, Enum):
+    """How asking for a task ended."""
+
+    RESOLVED = "resolved"
+    """The provider sent a generation."""
+    NOT_FOUND = "not_found"
+    """The provider does not know the task (yet)."""
+    INVALID_RESPONSE = "invalid_response"
+    """What came back is neither a generation nor an error the provider documents; `raw_response` holds it."""
+    REQUEST_FAILED = "request_failed"
+    """No usable answer within the budget of attempts and time, or the provider reported an error for this task."""
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class State(str, Enum):
+    """The states on the provider's page. Any other word is a state too: one that is still open."""
+
+    PENDING = "pending"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+FINAL_STATES = frozenset({State.COMPLETED.value, State.FAILED.value})
+"""A closed set: a task in one of these states is never asked for again unless a run says so."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The one answer to the question for one task.
+
+    `generation` is the provider's answer in the shape of the gateway's page, whichever dialect was spoken, and only
+    present when `kind` is RESOLVED; `raw_response` is the body as it came, as text. `polled_at` is an aware UTC time.
+    `attempts` counts the tries for this task; `requests` the HTTP requests booked on it (the members of one batch
+    share a request, and only the first of them carries it). `seconds` is the time from sending the last request to
+    the last byte of its answer, `waited_seconds` the time spent waiting for the rate limit.
+    """
+
+    task_id: str
+    kind: OutcomeKind
+    polled_at: datetime
+    attempts: int = 1
+    requests: int = 1
+    http_status: int | None = None
+    error_code: str | None = None
+    error_message: str | None = None
+    generation: Mapping[str, Any] | None = field(default=None, repr=False)
+    raw_response: str | None = field(default=None, repr=False)
+    seconds: float = 0.0
+    waited_seconds: float = 0.0
+    throttled: int = 0
+
+    @property
+    def state(self) -> str | None:
+        """The generation's state word, or None when there is no generation or its state is not text."""
+        if self.generation is None:
+            return None
+        state = self.generation.get("state")
+        return state if isinstance(state, str) and state else None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the provider will never answer otherwise: the state is one of FINAL_STATES."""
+        return self.state in FINAL_STATES

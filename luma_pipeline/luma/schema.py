@@ -1,0 +1,81 @@
+"""The provider's room: the columns of `luma_generations`, and where in an answer each comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+__all__ = ["FIELDS", "GENERATIONS_SCHEMA", "SCHEMA_VERSION", "TIMESTAMP", "Field"]
+
+SCHEMA_VERSION = 1
+"""Kept in the metadata of every file; raised when a column changes its name, its type or its meaning."""
+
+TIMESTAMP = pa.timestamp("us", tz="UTC")
+"""Every time in the datasets: microseconds, UTC."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """One typed column taken from the provider's answer. `path` leads to it from the top of the answer."""
+
+    name: str
+    path: tuple[str, ...]
+    type: pa.DataType
+
+
+_LINK_AND_SIZE = {"url": pa.string(), "width": pa.int64(), "height": pa.int64()}
+_VIDEO = {**_LINK_AND_SIZE, "download_url": pa.string()}
+_IMAGE = {**_LINK_AND_SIZE, "palette": {"grid": pa.string()}, "media_type": pa.string()}
+_VIDEO_RAW = {**_LINK_AND_SIZE, "duration": pa.float64(), "media_type": pa.string()}
+
+# The fields of the provider's page "Query: Single Task", in its order.
+_PAGE = {
+    "id": pa.string(),
+    "state": pa.string(),
+    "video": _VIDEO,
+    "request": {"prompt": pa.string(), "aspect_ratio": pa.string()},
+    "artifact": {
+        "video": _VIDEO,
+        "thumbnail": _IMAGE,
+        "video_raw": _VIDEO_RAW,
+        "created_at": TIMESTAMP,
+        "last_frame": _IMAGE,
+    },
+    "thumbnail": _IMAGE,
+    "video_raw": _VIDEO_RAW,
+    "created_at": TIMESTAMP,
+    "last_frame": _IMAGE,
+    "failure_reason": pa.string(),
+}
+
+
+def _fields(page: dict[str, object], path: tuple[str, ...] = ()) -> Iterator[Field]:
+    for name, what in page.items():
+        here = (*path, name)
+        if isinstance(what, dict):
+            yield from _fields(what, here)
+        else:
+            yield Field("_".join(here), here, what)
+
+
+FIELDS: tuple[Field, ...] = tuple(_fields(_PAGE))
+"""Every field of the provider's page, flattened with `_`."""
+
+GENERATIONS_SCHEMA: pa.Schema = pa.schema(
+    [
+        pa.field("task_id", pa.string(), nullable=False),
+        pa.field("submitted_at", TIMESTAMP),
+        pa.field("outcome", pa.string(), nullable=False),
+        pa.field("http_status", pa.int32()),
+        pa.field("error_code", pa.string()),
+        pa.field("error_message", pa.string()),
+        pa.field("attempts", pa.int32(), nullable=False),
+        pa.field("polled_at", TIMESTAMP, nullable=False),
+        *(pa.field(field.name, field.type) for field in FIELDS),
+        pa.field("raw_response", pa.large_string()),
+    ]
+)
+"""One row per task. `raw_response` is the whole body as it came; offsets of 64 bits, since a table of a million
+answers holds more than 2 GiB of text."""

@@ -1,0 +1,49 @@
+"""The bucket as a resource: settings in, a `MediaCopier` out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import dagster as dg
+from pydantic import Field
+
+from luma_pipeline.media import Artifact, MediaCopier
+
+__all__ = ["VideoBucket"]
+
+
+class VideoBucket(dg.ConfigurableResource):  # type: ignore[type-arg]
+    """Where videos go. Credentials, region and endpoint are found by the standard AWS chain (AWS_ENDPOINT_URL_S3)."""
+
+    bucket: str = Field(description="Name of the bucket; it must exist.")
+    prefix: str = Field(default="", description="Prefix of every key.")
+    key_template: str = Field(default="{task_id}/{artifact}.{extension}", description="The key below the prefix.")
+    max_workers: int = Field(default=8, description="Artifacts copied at the same time.")
+    allowed_media_hosts: list[str] = Field(default=[], description="Hosts to copy from (`*.host` too); empty: any.")
+    allow_private_media: bool = Field(default=False, description="Copy from private addresses too: for the sandbox.")
+    max_video_bytes: int = Field(default=20 * 1024**3, description="Larger artifacts are refused.")
+    overwrite: bool = Field(default=False, description="Copy anew what is in the bucket already.")
+    server_side_encryption: str | None = Field(default=None, description="AES256 or aws:kms.")
+    sse_kms_key_id: str | None = Field(default=None, description="KMS key for aws:kms.")
+    storage_class: str | None = Field(default=None, description="Such as STANDARD_IA.")
+    acl: str | None = Field(default=None, description="Canned ACL.")
+    tags: dict[str, str] = Field(default={}, description="Tags of every object.")
+
+    def copier(self, refresh: Callable[[str, Artifact], str | None]) -> MediaCopier:
+        """A copier for one run, to be closed by its `with` block; `refresh` asks the provider for a living link."""
+        return MediaCopier(
+            bucket=self.bucket,
+            prefix=self.prefix,
+            key_template=self.key_template,
+            max_workers=self.max_workers,
+            allowed_media_hosts=self.allowed_media_hosts,
+            allow_private_addresses=self.allow_private_media,
+            max_video_bytes=self.max_video_bytes,
+            overwrite=self.overwrite,
+            refresh=refresh,
+            server_side_encryption=self.server_side_encryption,
+            sse_kms_key_id=self.sse_kms_key_id,
+            storage_class=self.storage_class,
+            acl=self.acl,
+            tags=self.tags,
+        )
