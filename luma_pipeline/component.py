@@ -13,6 +13,8 @@ from pydantic import Field
 from luma_pipeline.assets.pipeline import PipelineSettings, build_pipeline
 from luma_pipeline.assets.specs import IO_MANAGER_KEY, asset_specs
 from luma_pipeline.assets.videos import artifacts_from
+from luma_pipeline.automation import RevisitPolicy, build_job, build_schedule, build_sensor
+from luma_pipeline.checks import Thresholds
 from luma_pipeline.luma import DEFAULT_BASE_URL
 from luma_pipeline.media import LinkSource
 from luma_pipeline.partitions import Frequency, partitions_definition
@@ -87,6 +89,15 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     partitions_timezone: str = Field(default="UTC", description="Time zone of the partitions' bounds.")
     partitions_per_run: int = Field(default=50, description="Partitions that share a run in a backfill.")
 
+    schedule_cron: str = Field(default="*/10 * * * *", description="When the schedule of the open period runs.")
+    schedule_enabled: bool = Field(default=True, description="Whether schedule and sensor run without being started.")
+    freshness_hours: float = Field(
+        default=1.0, description="Hours without a materialization after which the assets count as stale; 0: never."
+    )
+    max_failed_share: float = Field(default=0.5, description="Share of failed tasks at which the check fails.")
+    max_not_found_share: float = Field(default=0.2, description="Share of tasks not found at which the check fails.")
+    max_error_share: float = Field(default=0.1, description="Share of tasks in error at which the check fails.")
+
     give_up_after_hours: float = Field(
         default=72.0, description="Tasks older than this are no longer awaited when not found or not copied."
     )
@@ -122,16 +133,28 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
             ValueError: A setting has a value that cannot be.
         """
         partitions = partitions_definition(_frequency(self.partitions), self.partitions_start, self.partitions_timezone)
-        specs = asset_specs(self.group, self.owners, partitions, freshness=timedelta(hours=24))
+        freshness = timedelta(hours=self.freshness_hours) if self.freshness_hours else None
+        specs = asset_specs(self.group, self.owners, partitions, freshness=freshness)
         settings = PipelineSettings(
             artifacts=artifacts_from(self.artifacts),
             link_preference=tuple(LinkSource(name) for name in self.link_preference),
             give_up_after_seconds=self.give_up_after_hours * 3600,
             checkpoint_seconds=self.checkpoint_hours * 3600,
             partitions_per_run=self.partitions_per_run,
+            thresholds=Thresholds(self.max_failed_share, self.max_not_found_share, self.max_error_share),
         )
-        pipeline = build_pipeline(specs, partitions, settings)
-        return dg.Definitions(assets=[pipeline], resources=self._resources())
+        job = build_job(partitions)
+        running = self.schedule_enabled
+        schedule = build_schedule(job, partitions, self.schedule_cron, running=running)
+        revisits = RevisitPolicy(give_up_after=settings.give_up_after_seconds)
+        sensor = build_sensor(job, partitions, revisits, partitions_per_run=self.partitions_per_run, running=running)
+        return dg.Definitions(
+            assets=[build_pipeline(specs, partitions, settings)],
+            jobs=[job],
+            schedules=[schedule],
+            sensors=[sensor],
+            resources=self._resources(),
+        )
 
     def _resources(self) -> dict[str, Any]:
         dataset = Dataset(url=self.data_url)

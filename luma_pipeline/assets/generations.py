@@ -135,6 +135,16 @@ def tasks_to_ask(tasks: pa.Table, file: PartitionFile, policy: ResolvePolicy) ->
     return missing if policy.limit is None else min(missing, policy.limit)
 
 
+def row_faults(task_ids: pa.Array, file: PartitionFile) -> str:
+    """How the rows of a written partition are not exactly one for each task; empty when they are."""
+    written = file.read(["task_id"])["task_id"].combine_chunks()
+    repeated = len(written) - pc.count_distinct(written).as_py()
+    missing = len(task_ids) - pc.sum(pc.is_in(task_ids, value_set=written)).as_py() if len(task_ids) else 0
+    strange = len(written) - pc.sum(pc.is_in(written, value_set=task_ids)).as_py() if len(written) else 0
+    faults = {"repeated": repeated, "missing": missing, "without a task": strange}
+    return ", ".join(f"{count} {fault}" for fault, count in faults.items() if count)
+
+
 @dataclass(frozen=True)
 class _Part:
     """Some rows and their places in the final file. The rows may still be on disk."""

@@ -66,7 +66,7 @@ def generations_metadata(report: GenerationsReport) -> Metadata:
         if seconds is not None:
             metadata[name] = round(seconds, 4)
     if report.drift:
-        metadata["schema_drift_fields"] = dg.MetadataValue.table(_drift_table(report))
+        metadata["schema_drift_fields"] = _drift_table(report)
     return metadata
 
 
@@ -87,7 +87,7 @@ def videos_metadata(report: VideosReport, location: str) -> Metadata:
         if seconds is not None:
             metadata[name] = round(seconds, 4)
     if report.first_failures:
-        metadata["first_failures"] = dg.MetadataValue.table(
+        metadata["first_failures"] = dg.TableMetadataValue(
             [dg.TableRecord(row) for row in report.first_failures],
             dg.TableSchema([dg.TableColumn(name) for name in report.first_failures[0]]),
         )
@@ -104,7 +104,7 @@ def _file(written: Written | None) -> Metadata:
     }
 
 
-def _drift_table(report: GenerationsReport) -> Any:
+def _drift_table(report: GenerationsReport) -> dg.TableMetadataValue:
     columns = [
         dg.TableColumn("field"),
         dg.TableColumn("found", description="JSON type that came"),

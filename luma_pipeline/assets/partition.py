@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
+from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
-from luma_pipeline.assets.generations import GenerationsReport, ResolvePolicy, resolve_generations, tasks_to_ask
+from luma_pipeline.assets.generations import (
+    GenerationsReport,
+    ResolvePolicy,
+    resolve_generations,
+    row_faults,
+    tasks_to_ask,
+)
 from luma_pipeline.assets.tasks import TasksReport, read_tasks
 from luma_pipeline.assets.videos import ManifestPolicy, PartitionVideos, VideosReport, artifacts_to_copy
 from luma_pipeline.luma import LumaClient, Outcome
@@ -16,7 +23,18 @@ from luma_pipeline.media import MediaCopier
 from luma_pipeline.resources.dataset import Dataset, DatasetError
 from luma_pipeline.resources.source_table import SourceTable
 
-__all__ = ["GENERATIONS", "OPEN_MARKS", "TASKS", "VIDEOS", "Partition", "PartitionReport", "PartitionWork"]
+__all__ = [
+    "GENERATIONS",
+    "OPEN_MARKS",
+    "TASKS",
+    "UNFINISHED_MARKS",
+    "VIDEOS",
+    "Partition",
+    "PartitionReport",
+    "PartitionWork",
+    "key_of_mark",
+    "mark_of",
+]
 
 TASKS = "luma_tasks"
 GENERATIONS = "luma_generations"
@@ -24,6 +42,18 @@ VIDEOS = "luma_videos"
 
 OPEN_MARKS = "open"
 """The marks of partitions that have tasks or videos to come back for."""
+UNFINISHED_MARKS = "unfinished"
+"""The marks of partitions that were last read before their window ended: tasks may have come after that."""
+
+
+def mark_of(partition_key: str) -> str:
+    """The name of a partition's mark: its key, quoted, since an hour's key has colons."""
+    return quote(partition_key, safe="")
+
+
+def key_of_mark(mark: str) -> str:
+    """The partition key of a mark."""
+    return unquote(mark)
 
 
 @dataclass(frozen=True)
@@ -38,12 +68,17 @@ class Partition:
 
 @dataclass(frozen=True)
 class PartitionReport:
-    """What was done; None for a dataset that was not selected. `to_ask` and `to_copy` are a dry run's answer."""
+    """What was done; None for a dataset that was not selected.
+
+    `row_faults` says how the rows of luma_generations are not one for each task; empty when they are. `to_ask` and
+    `to_copy` are a dry run's answer.
+    """
 
     partition: Partition
     tasks: TasksReport | None = None
     generations: GenerationsReport | None = None
     videos: VideosReport | None = None
+    row_faults: str = ""
     to_ask: int | None = None
     to_copy: int | None = None
 
@@ -64,25 +99,29 @@ class PartitionWork:
 
     def do(self, partition: Partition) -> PartitionReport:
         """Read, ask, copy and write one partition."""
+        read_at = datetime.now(timezone.utc)
         tasks, tasks_report = self._tasks(partition)
         generations_file = self.dataset.partition(GENERATIONS, partition.folder)
         videos = self._videos(partition)
         generations = videos_report = None
+        faults = ""
         if self.client is not None:
             on_answer: Callable[[Outcome, datetime], None] | None = videos.offer_answer if videos else None
+            tasks = tasks if tasks is not None else self._stored_tasks(partition)
             generations = resolve_generations(
-                tasks if tasks is not None else self._stored_tasks(partition),
+                tasks,
                 generations_file,
                 self.dataset.checkpoints(GENERATIONS, partition.folder),
                 self.client,
                 self.resolve,
                 on_answer,
             )
+            faults = row_faults(tasks["task_id"].combine_chunks(), generations_file)
         if videos is not None:
             self._require(GENERATIONS, partition)
             videos_report = videos.finish(generations_file)
-        self._mark(partition, generations, videos_report)
-        return PartitionReport(partition, tasks_report, generations, videos_report)
+        self._mark(partition, read_at, generations, videos_report)
+        return PartitionReport(partition, tasks_report, generations, videos_report, faults)
 
     def stop(self) -> None:
         """Ask nothing more: partitions that are still being asked for end with what they have as checkpoints."""
@@ -123,10 +162,22 @@ class PartitionWork:
         if not self.dataset.partition(dataset, partition.folder).exists():
             raise DatasetError(f"{dataset} has no partition {partition.key}: materialize it first, or select it too")
 
-    def _mark(self, partition: Partition, generations: GenerationsReport | None, videos: VideosReport | None) -> None:
-        """Leave word for the sensor that there is something to come back for, or that there is not."""
-        marks = self.dataset.marks(OPEN_MARKS)
+    def _mark(
+        self,
+        partition: Partition,
+        read_at: datetime,
+        generations: GenerationsReport | None,
+        videos: VideosReport | None,
+    ) -> None:
+        """Leave word for the schedule and the sensor that there is something to come back for, or that there is not."""
+        name = mark_of(partition.key)
+        open_marks, unfinished_marks = self.dataset.marks(OPEN_MARKS), self.dataset.marks(UNFINISHED_MARKS)
         if (generations and generations.open_tasks) or (videos and videos.open_artifacts):
-            marks.set(partition.folder, partition.key)
+            open_marks.set(name)
         elif generations and videos:
-            marks.clear(partition.folder)
+            open_marks.clear(name)
+        if self.source is not None:
+            if read_at < partition.end:
+                unfinished_marks.set(name)
+            else:
+                unfinished_marks.clear(name)

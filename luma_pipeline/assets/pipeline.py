@@ -23,6 +23,7 @@ from luma_pipeline.assets.metadata import generations_metadata, tasks_metadata, 
 from luma_pipeline.assets.partition import GENERATIONS, TASKS, VIDEOS, Partition, PartitionReport, PartitionWork
 from luma_pipeline.assets.run_config import GiveUp, LumaRunConfig
 from luma_pipeline.assets.videos import ManifestPolicy, artifacts_from, link_of_answer
+from luma_pipeline.checks import RunChecks, Thresholds, check_specs
 from luma_pipeline.luma import LumaClient, LumaError
 from luma_pipeline.media import Artifact, BucketError, LinkSource
 from luma_pipeline.partitions import folder_of
@@ -58,7 +59,7 @@ class PipelineSettings:
     give_up_after_seconds: float
     checkpoint_seconds: float
     partitions_per_run: int
-    unwatermarked: bool = False
+    thresholds: Thresholds
 
 
 def build_pipeline(
@@ -69,10 +70,11 @@ def build_pipeline(
     @dg.multi_asset(
         name=OP_NAME,
         specs=specs,
+        check_specs=check_specs(),
         can_subset=True,
         pool=POOL,
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=settings.partitions_per_run),
-        retry_policy=dg.RetryPolicy(max_retries=2, delay=30, backoff=dg.Backoff.EXPONENTIAL),
+        retry_policy=dg.RetryPolicy(max_retries=1, delay=30),
     )
     def luma_pipeline(
         context: dg.AssetExecutionContext,
@@ -81,15 +83,18 @@ def build_pipeline(
         luma_provider: LumaProvider,
         luma_dataset: Dataset,
         luma_bucket: VideoBucket,
-    ) -> Iterator[dg.MaterializeResult[Any]]:
+    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation]:
         selected = [name for name in _ORDER if dg.AssetKey(name) in context.selected_asset_keys]
         run = _Run(context, settings, selected, config, luma_bucket, luma_dataset)
         with ExitStack() as stack:
             try:
                 work = _prepare(stack, run, luma_source, luma_provider)
-                failures = run.do_all([_partition(partitions, key) for key in context.partition_keys], work)
+                done = _done_before(context, selected[-1])
+                left = [_partition(partitions, key) for key in context.partition_keys if key not in done]
+                failures = run.do_all(left, work)
             except _STOPS_THE_RUN as error:
                 raise dg.Failure(description=f"{error}", allow_retries=False) from error
+        yield from run.checks.evaluations(context.selected_asset_check_keys)
         if failures:
             raise _failure(failures, len(context.partition_keys))
         for name in selected:
@@ -157,12 +162,15 @@ class _Run:
         self.config = config
         self.bucket = bucket
         self.dataset = dataset
+        self.checks = RunChecks(settings.thresholds)
 
     def do_all(self, partitions: Sequence[Partition], work: PartitionWork) -> dict[str, str]:
         """Work on every partition and report each as it is done; returns why partitions failed, by key.
 
         Raises what stops the whole run; partitions done by then are reported.
         """
+        if not partitions:
+            return {}
         progress = _Progress(self.context, len(partitions))
         failures: dict[str, str] = {}
         step = work.plan if self.config.dry_run else work.do
@@ -210,6 +218,7 @@ class _Run:
                 "artifacts of tasks already completed"
             )
             return
+        self.checks.add(report)
         if report.tasks is not None:
             self._log(TASKS, key, tasks_metadata(report.tasks), report.tasks.written)
         if report.generations is not None:
@@ -250,6 +259,30 @@ class _Progress:
             f"({self._tasks / seconds:.1f}/s), {self._bytes / 1e6:.1f} MB copied "
             f"({self._bytes / 1e6 / seconds:.1f} MB/s)" + (f", about {left:.0f} s left" if left else "")
         )
+
+
+def _done_before(context: dg.AssetExecutionContext, asset: str) -> set[str]:
+    """Partitions that an earlier try has reported: of this step, or of the run that is re-executed from failure."""
+    run: dg.DagsterRun | None = context.run if context.retry_number else _resumed(context, context.run)
+    done: set[str] = set()
+    while run is not None:
+        for record in context.instance.get_records_for_run(
+            run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+        ).records:
+            event = record.event_log_entry.dagster_event
+            if event is not None and event.asset_key == dg.AssetKey(asset) and event.partition is not None:
+                done.add(event.partition)
+        run = _resumed(context, run)
+    if done:
+        context.log.info(f"{len(done)} partitions were done by an earlier try and are left as they are")
+    return done
+
+
+def _resumed(context: dg.AssetExecutionContext, run: dg.DagsterRun) -> dg.DagsterRun | None:
+    if run.parent_run_id is None or run.tags.get("dagster/is_resume_retry") != "true":
+        return None
+    parent: dg.DagsterRun | None = context.instance.get_run_by_id(run.parent_run_id)
+    return parent
 
 
 def _partition(definition: dg.PartitionsDefinition[str], key: str) -> Partition:

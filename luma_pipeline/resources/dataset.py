@@ -77,7 +77,7 @@ class Dataset(dg.ConfigurableResource):  # type: ignore[type-arg]
         return Checkpoints(filesystem, f"{root}/_checkpoints/{dataset}/{folder}")
 
     def marks(self, name: str) -> Marks:
-        """A set of folders that are marked, such as those with open tasks."""
+        """A set of marks, such as those of partitions with open tasks."""
         filesystem, root = self._open()
         return Marks(filesystem, f"{root}/_{name}")
 
@@ -230,25 +230,24 @@ class Checkpoints:
 
 
 class Marks:
-    """Marked folders, each an object with a small text. One listing tells all marks and when they were set."""
+    """A set of names, each kept as an empty object. One listing tells all of them and when each was set."""
 
     def __init__(self, filesystem: fs.FileSystem, folder: str) -> None:
         self._filesystem = filesystem
         self._folder = folder
 
-    def set(self, folder: str, text: str) -> None:
-        """Mark a folder, or mark it anew."""
+    def set(self, name: str) -> None:
+        """Set a mark, or set it anew. A name holds no slash."""
         self._filesystem.create_dir(self._folder, recursive=True)
-        with self._filesystem.open_output_stream(f"{self._folder}/{folder}") as stream:
-            stream.write(text.encode())
+        self._filesystem.open_output_stream(f"{self._folder}/{name}").close()
 
-    def clear(self, folder: str) -> None:
+    def clear(self, name: str) -> None:
         """Take a mark away, if it is there."""
         with contextlib.suppress(FileNotFoundError):
-            self._filesystem.delete_file(f"{self._folder}/{folder}")
+            self._filesystem.delete_file(f"{self._folder}/{name}")
 
     def listed(self) -> dict[str, datetime]:
-        """Marked folders with the time (aware UTC) of their mark."""
+        """The names with the time (aware UTC) each was set."""
         selector = fs.FileSelector(self._folder, allow_not_found=True)
         return {info.base_name: info.mtime for info in self._filesystem.get_file_info(selector) if info.is_file}
 

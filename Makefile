@@ -1,0 +1,60 @@
+# One command sets up everything and runs the main job: make demo. One sets up everything and tests it: make test.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo dev sandbox test lint types check lock test-lowest benchmark-resolve benchmark-copy benchmark-backfill clean
+
+demo: $(READY)
+	$(BIN)/luma-pipeline demo
+
+dev: $(READY)
+	$(BIN)/luma-pipeline dev
+
+sandbox: $(READY)
+	$(BIN)/luma-pipeline sandbox
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: $(READY)
+	$(BIN)/mypy
+
+check: lint types test
+
+# The lower bounds of pyproject.toml, each installed and tested.
+test-lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lowest.lock
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile tests/luma tests/media tests/resources tests/assets
+
+# Both need uv: the lowest and the newest versions that pyproject.toml allows, for every supported Python.
+lock:
+	uv pip compile --universal --python-version 3.10 pyproject.toml --extra dev --no-annotate --no-header --quiet --output-file requirements.lock
+	uv pip compile --resolution lowest-direct --python-version 3.11 pyproject.toml --extra dev --no-annotate --no-header --quiet --output-file requirements-lowest.lock
+
+benchmark-resolve: $(READY)
+	$(BIN)/python -m benchmarks.resolve
+
+benchmark-copy: $(READY)
+	$(BIN)/python -m benchmarks.copy
+
+benchmark-backfill: $(READY)
+	$(BIN)/python -m benchmarks.backfill
+
+clean:
+	rm -rf $(VENV) $(VENV)-lowest .sandbox build *.egg-info
+
+$(READY): requirements.lock pyproject.toml setup.cfg
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $(READY)

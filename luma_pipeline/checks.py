@@ -1,0 +1,182 @@
+"""The asset checks: what a run looks at after its partitions are done, and what of it stops the assets downstream."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from luma_pipeline.assets.partition import GENERATIONS, VIDEOS, PartitionReport
+
+__all__ = ["RunChecks", "Thresholds", "check_specs"]
+
+ONE_ROW_PER_TASK = "one_row_per_task"
+FAILED_SHARE = "failed_share"
+NOT_FOUND_SHARE = "not_found_share"
+ERROR_SHARE = "error_share"
+SCHEMA_DRIFT = "schema_drift"
+VIDEOS_IN_BUCKET = "videos_in_bucket"
+
+_MOST_PARTITIONS_SHOWN = 20
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The largest shares (0..1) of a run's tasks that may be so before a check fails."""
+
+    failed: float = 0.5
+    not_found: float = 0.2
+    error: float = 0.1
+
+
+def check_specs() -> list[dg.AssetCheckSpec]:
+    """Every check. They are evaluated once a run, over all of its partitions: an event a partition and check would
+    cost a wide backfill more than its work."""
+    return [
+        dg.AssetCheckSpec(
+            ONE_ROW_PER_TASK,
+            asset=GENERATIONS,
+            blocking=True,
+            description="Every task of a partition has exactly one row, and no row is without its task.",
+        ),
+        dg.AssetCheckSpec(FAILED_SHARE, asset=GENERATIONS, description="Not too many generations have failed."),
+        dg.AssetCheckSpec(
+            NOT_FOUND_SHARE,
+            asset=GENERATIONS,
+            description="Not too many tasks are unknown to the provider: a wrong base URL or account shows here.",
+        ),
+        dg.AssetCheckSpec(ERROR_SHARE, asset=GENERATIONS, description="Not too many tasks have ended in an error."),
+        dg.AssetCheckSpec(
+            SCHEMA_DRIFT, asset=GENERATIONS, description="The provider's answers have the fields and types of its page."
+        ),
+        dg.AssetCheckSpec(
+            VIDEOS_IN_BUCKET,
+            asset=VIDEOS,
+            blocking=True,
+            description="Every completed task's artifacts are in the bucket, in the size the manifest says.",
+        ),
+    ]
+
+
+@dataclass
+class RunChecks:
+    """Gathers what the checks need from each partition's report."""
+
+    thresholds: Thresholds
+    _reports: list[PartitionReport] = field(default_factory=list)
+
+    def add(self, report: PartitionReport) -> None:
+        """Take in a partition that is done."""
+        self._reports.append(report)
+
+    def evaluations(self, selected: Iterable[dg.AssetCheckKey]) -> Iterator[dg.AssetCheckEvaluation]:
+        """The evaluations of the checks selected, of those whose asset the run has made."""
+        chosen = set(selected)
+        for evaluation in (*self._of_generations(), *self._of_videos()):
+            if evaluation.asset_check_key in chosen:
+                yield evaluation
+
+    def _of_generations(self) -> Iterator[dg.AssetCheckEvaluation]:
+        reports = [report for report in self._reports if report.generations is not None]
+        if not reports:
+            return
+        wrong = {report.partition.key: report.row_faults for report in reports if report.row_faults}
+        yield _evaluation(
+            GENERATIONS,
+            ONE_ROW_PER_TASK,
+            not wrong,
+            {"partitions": len(reports), **_shown("faults", wrong)},
+            blocking=True,
+        )
+        outcomes = _total(report.generations.outcomes for report in reports if report.generations)
+        states = _total(report.generations.states for report in reports if report.generations)
+        tasks = sum(outcomes.values())
+        limits = self.thresholds
+        yield _share(FAILED_SHARE, states.get("failed", 0), tasks, limits.failed)
+        yield _share(NOT_FOUND_SHARE, outcomes.get("not_found", 0), tasks, limits.not_found)
+        errors = outcomes.get("invalid_response", 0) + outcomes.get("request_failed", 0)
+        yield _share(ERROR_SHARE, errors, tasks, limits.error)
+        fields: dict[str, int] = {}
+        for report in reports:
+            for drift in report.generations.drift.values() if report.generations else ():
+                name = f"{drift.field} ({'unknown' if drift.unknown else 'found'} {drift.found})"
+                fields[name] = fields.get(name, 0) + drift.count
+        yield _evaluation(GENERATIONS, SCHEMA_DRIFT, not fields, {"fields": len(fields), **_shown("drift", fields)})
+
+    def _of_videos(self) -> Iterator[dg.AssetCheckEvaluation]:
+        reports = [report for report in self._reports if report.videos is not None]
+        if not reports:
+            return
+        missing: dict[str, str] = {}
+        looked_at = 0
+        for report in reports:
+            if report.videos is not None:
+                looked_at += report.videos.looked_at
+                if report.videos.missing:
+                    missing[report.partition.key] = ", ".join(report.videos.missing[:5])
+        not_copied = sum(
+            count
+            for report in reports
+            if report.videos
+            for status, count in report.videos.statuses.items()
+            if status in ("expired", "failed")
+        )
+        yield _evaluation(
+            VIDEOS,
+            VIDEOS_IN_BUCKET,
+            not missing and not not_copied,
+            {"not_copied": not_copied, "objects_looked_at": looked_at, **_shown("missing", missing)},
+            # A link that died is the provider's doing and a row says so; an object that is gone is damage.
+            severity=dg.AssetCheckSeverity.ERROR if missing else dg.AssetCheckSeverity.WARN,
+            blocking=bool(missing),
+        )
+
+
+def _share(name: str, count: int, tasks: int, limit: float) -> dg.AssetCheckEvaluation:
+    share = count / tasks if tasks else 0.0
+    metadata = {"tasks": tasks, "count": count, "share": round(share, 4), "limit": limit}
+    return _evaluation(GENERATIONS, name, share <= limit, metadata)
+
+
+def _evaluation(
+    asset: str,
+    name: str,
+    passed: bool,
+    metadata: dict[str, Any],
+    *,
+    severity: dg.AssetCheckSeverity | None = None,
+    blocking: bool = False,
+) -> dg.AssetCheckEvaluation:
+    if severity is None:
+        severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey(asset),
+        check_name=name,
+        passed=passed,
+        metadata=metadata,
+        severity=severity,
+        blocking=blocking,
+    )
+
+
+def _shown(name: str, values: dict[str, Any]) -> dict[str, Any]:
+    """The first of some findings as a table; nothing where there are none."""
+    if not values:
+        return {}
+    first = list(values.items())[:_MOST_PARTITIONS_SHOWN]
+    return {
+        name: dg.TableMetadataValue(
+            [dg.TableRecord({"what": key, "found": str(value)}) for key, value in first],
+            dg.TableSchema([dg.TableColumn("what"), dg.TableColumn("found")]),
+        )
+    }
+
+
+def _total(counters: Iterable[dict[str, int]]) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for counter in counters:
+        for key, count in counter.items():
+            total[key] = total.get(key, 0) + count
+    return total

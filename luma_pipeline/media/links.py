@@ -1,0 +1,74 @@
+"""Links to media: what may be shown of them, when they die, and how a dead one is renewed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from urllib.parse import parse_qs, urlsplit, urlunsplit
+
+UNREADABLE = "[unreadable link]"
+
+
+def redact_link(url: str) -> str:
+    """The link without what may be a secret: query, fragment, user name and password."""
+    try:
+        parts = urlsplit(url)
+        host = parts.hostname or ""
+        port = parts.port
+    except ValueError:
+        return UNREADABLE
+    netloc = f"[{host}]" if ":" in host else host
+    if port is not None:
+        netloc = f"{netloc}:{port}"
+    shown = urlunsplit((parts.scheme, netloc, parts.path, "", ""))
+    return shown.encode("utf-8", "replace").decode("utf-8")
+
+
+def expires_at(url: str) -> datetime | None:
+    """When a signed link dies by its own query (aware, UTC); None when it does not say.
+
+    Read are `X-Amz-Date` with `X-Amz-Expires` (AWS Signature Version 4 and stores that speak it), Google's
+    `X-Goog-Date` with `X-Goog-Expires`, and `Expires` in seconds since the epoch (AWS Signature Version 2, CloudFront).
+    Sources: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html and
+    https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/private-content-creating-signed-url-canned-policy.html
+    """
+    try:
+        query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
+        for vendor in ("amz", "goog"):
+            if f"x-{vendor}-date" in query and f"x-{vendor}-expires" in query:
+                signed = datetime.strptime(query[f"x-{vendor}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+                return signed + timedelta(seconds=int(query[f"x-{vendor}-expires"]))
+        if "expires" in query:
+            return datetime.fromtimestamp(int(query["expires"]), tz=timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return None
+    return None
+
+
+class Link:
+    """The link of one artifact, which can be renewed once.
+
+    What `refresh` raises passes through: a provider that refuses every question stops more than one artifact.
+    """
+
+    def __init__(self, url: str, refresh: Callable[[], str | None] | None = None) -> None:
+        self.url = url
+        self._refresh = refresh
+
+    def __repr__(self) -> str:
+        return f"Link({redact_link(self.url)!r})"
+
+    @property
+    def is_past_expiry(self) -> bool:
+        """Whether its own query says that it is dead."""
+        expiry = expires_at(self.url)
+        return expiry is not None and expiry <= datetime.now(timezone.utc)
+
+    def renew(self) -> bool:
+        """Ask for a living link; False when there is none, or when the one time this is done has been."""
+        refresh, self._refresh = self._refresh, None
+        fresh = (refresh() or "").strip() if refresh is not None else ""
+        if not fresh or fresh == self.url:
+            return False
+        self.url = fresh
+        return True
