@@ -1,0 +1,160 @@
+"""The same behaviour on every store, the object settings of S3, and a bucket that cannot be used says what to do."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from luma_pipeline.media import Artifact, BucketError, CopyRequest, CopyStatus, KnownObject, MediaCopier
+from tests.media import samples, stores
+from tests.media.conftest import BUCKET, PART, Area
+from tests.media.faulty_cdn import Answer, FaultyCdn
+from tests.media.stores import Store
+
+SMALL = samples.mp4(300_000)
+LARGE = samples.mp4(2 * PART + 123_456)
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
+def test_copy_look_again_overwrite_and_sweep_on_every_store(any_area: Area, cdn: FaultyCdn, body: bytes) -> None:
+    link = cdn.add(Answer(body))
+    with any_area.copier() as copier:
+        copier.check_bucket()
+        assert any_area.uploads() == []
+        copied = copier.submit(CopyRequest("task", Artifact.VIDEO, link)).result()
+    assert copied.status is CopyStatus.COPIED, copied.error_message
+    assert (copied.key, copied.sha256) == (f"{any_area.prefix}/task/video.mp4", hashlib.sha256(body).hexdigest())
+    assert any_area.objects() == {"task/video.mp4": body}
+
+    known = KnownObject(copied.key or "", len(body), copied.sha256 or "", copied.etag)
+    with any_area.copier() as copier:
+        assert copier.load_known([("task", Artifact.VIDEO), ("task", Artifact.THUMBNAIL)]) == 1
+        for request in (CopyRequest("task", Artifact.VIDEO, link, known), CopyRequest("task", Artifact.VIDEO, link)):
+            again = copier.copy(request)
+            assert (again.status, again.sha256) == (CopyStatus.ALREADY_PRESENT, copied.sha256)
+
+    other = samples.mp4(len(body) + 1000, seed=3)
+    with any_area.copier(overwrite=True) as copier:
+        assert copier.copy(CopyRequest("task", Artifact.VIDEO, cdn.add(Answer(other)))).status is CopyStatus.COPIED
+        assert any_area.objects() == {"task/video.mp4": other}
+        any_area.client.create_multipart_upload(Bucket=BUCKET, Key=f"{any_area.prefix}/task/video.mp4")
+        copier.sweep_orphans(0)
+    assert any_area.uploads() == []
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
+def test_objects_are_kept_as_the_settings_say(moto: Store, cdn: FaultyCdn, body: bytes) -> None:
+    client = moto.client()
+    with MediaCopier(
+        bucket=BUCKET,
+        prefix=f"settings-{len(body)}",
+        s3_client=client,
+        part_size_bytes=PART,
+        max_video_bytes=1 << 30,
+        allow_private_addresses=True,
+        server_side_encryption="aws:kms",
+        sse_kms_key_id="alias/videos",
+        storage_class="STANDARD_IA",
+        acl="public-read",
+        tags={"team": "video", "cost centre": "7:8"},
+    ) as copier:
+        result = copier.copy(CopyRequest("task", Artifact.VIDEO, cdn.add(Answer(body))))
+
+    assert result.status is CopyStatus.COPIED, result.error_message
+    where: Any = {"Bucket": BUCKET, "Key": result.key}
+    head = client.head_object(**where)
+    tags = client.get_object_tagging(**where)["TagSet"]
+    grants = client.get_object_acl(**where)["Grants"]
+    assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == ("aws:kms", "alias/videos")
+    assert head["StorageClass"] == "STANDARD_IA"
+    assert {tag["Key"]: tag["Value"] for tag in tags} == {"team": "video", "cost centre": "7:8"}
+    assert any(grant["Grantee"].get("URI", "").endswith("AllUsers") for grant in grants)
+
+
+def bucket_error(**settings: Any) -> str:
+    with MediaCopier(**settings) as copier, pytest.raises(BucketError) as caught:
+        copier.check_bucket()
+    return str(caught.value)
+
+
+def test_a_bucket_that_cannot_be_used_says_what_to_do(seaweedfs: Store) -> None:
+    client = seaweedfs.client()
+    reader = seaweedfs.client(key=stores.READER_KEY, secret=stores.READER_SECRET)
+    stranger = seaweedfs.client(key="nobody", secret="nothing-at-all")
+    liar = seaweedfs.client(secret="wrong-secret")
+    nowhere = seaweedfs.client(endpoint=f"http://127.0.0.1:{stores.free_ports(1)[0]}")
+    messages = {
+        "missing": bucket_error(bucket="no-such-bucket", s3_client=client),
+        "read-only": bucket_error(bucket=BUCKET, s3_client=reader),
+        "unknown key": bucket_error(bucket=BUCKET, s3_client=stranger),
+        "wrong secret": bucket_error(bucket=BUCKET, s3_client=liar),
+        "unreachable": bucket_error(bucket=BUCKET, s3_client=nowhere),
+    }
+
+    assert "'no-such-bucket'" in messages["missing"]
+    assert "does not exist; create it" in messages["missing"]
+    assert "need s3:ListBucket, s3:GetObject, s3:PutObject" in messages["read-only"]
+    assert "credentials" in messages["unknown key"]
+    assert "credentials" in messages["wrong secret"]
+    assert "AWS_ENDPOINT_URL_S3" in messages["unreachable"]
+    for message in messages.values():
+        assert not {"wrong-secret", "nothing-at-all", stores.SECRET_KEY, stores.READER_SECRET} & set(message.split())
+    assert client.list_multipart_uploads(Bucket=BUCKET, Prefix=".luma").get("Uploads", []) == []
+
+
+def test_no_credentials_at_all_says_what_to_set(
+    seaweedfs: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", seaweedfs.endpoint)
+
+    assert "AWS_ACCESS_KEY_ID" in bucket_error(bucket=BUCKET)
+
+
+def test_the_standard_chain_of_settings_is_enough(
+    seaweedfs: Store, area: Area, cdn: FaultyCdn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in seaweedfs.environment().items():
+        monkeypatch.setenv(name, value)
+    with area.copier(s3_client=None) as copier:
+        copier.check_bucket()
+        result = copier.copy(CopyRequest("task", Artifact.VIDEO, cdn.add(Answer(SMALL))))
+
+    assert result.status is CopyStatus.COPIED, result.error_message
+
+
+def test_a_bucket_that_vanishes_stops_everything(seaweedfs: Store, cdn: FaultyCdn) -> None:
+    with MediaCopier(bucket="vanished", s3_client=seaweedfs.client(), allow_private_addresses=True) as copier:
+        future = copier.submit(CopyRequest("task", Artifact.VIDEO, cdn.add(Answer(SMALL))))
+        with pytest.raises(BucketError, match="does not exist"):
+            future.result()
+        with pytest.raises(BucketError, match="does not exist"):
+            copier.submit(CopyRequest("other", Artifact.VIDEO, cdn.add(Answer(SMALL))))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_workers": 0}, "max_workers"),
+        ({"part_size_bytes": 1 << 20}, "part_size_bytes"),
+        ({"max_video_bytes": 10**12}, "part_size_bytes"),
+        ({"key_template": "{artifact}.{extension}"}, "needs {task_id}"),
+        ({"key_template": "{task_id}.{extension}"}, "needs {task_id} and {artifact}"),
+        ({"key_template": "{extension}/{task_id}/{artifact}"}, "at the end"),
+        ({"key_template": "{date}/{task_id}/{artifact}"}, "unknown field 'date'"),
+        ({"key_template": "{task_id"}, "key_template"),
+        ({"key_template": "/{task_id}/{artifact}"}, "slash"),
+        ({"prefix": "p" * 900}, "1024 bytes"),
+        ({"allowed_media_hosts": ["*.*.com"]}, "allowed_media_hosts"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(area: Area, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message.replace("{", r"\{").replace("}", r"\}")):
+        area.copier(**settings)
