@@ -74,6 +74,8 @@ class Oddity(_Word):
     """502 and a page of HTML, as from the proxy before the gateway."""
     CUT_BODY = "cut_body"
     NOT_JSON = "not_json"
+    NOT_AN_OBJECT = "not_an_object"
+    """200 and whole JSON that is no generation: an empty list."""
     GZIP_BODY = "gzip_body"
     GZIP_BOMB = "gzip_bomb"
     """A body of 64 KiB that unpacks to 64 MiB."""
@@ -94,6 +96,7 @@ TRANSPORT_ODDITIES = NOT_FOUND_ODDITIES | {
     Oddity.PROXY_HTML,
     Oddity.CUT_BODY,
     Oddity.NOT_JSON,
+    Oddity.NOT_AN_OBJECT,
     Oddity.GZIP_BODY,
     Oddity.GZIP_BOMB,
     Oddity.HUGE_BODY,

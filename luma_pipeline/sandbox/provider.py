@@ -427,6 +427,8 @@ def _spoilt(answer: Answer, oddity: Oddity) -> Answer:
         return replace(answer, cut_after=len(answer.body) // 2)
     if oddity is Oddity.NOT_JSON:
         return replace(answer, body=b"success" + answer.body[: len(answer.body) // 2])
+    if oddity is Oddity.NOT_AN_OBJECT:
+        return replace(answer, body=b"[]")
     if oddity is Oddity.HUGE_BODY:
         return replace(answer, body=_huge_body())
     body = _bomb() if oddity is Oddity.GZIP_BOMB else gzip.compress(answer.body)

@@ -251,7 +251,7 @@ def _oddities(day: _Day, index: int) -> tuple[Oddity, ...]:
     if 0 <= turn < _ODDITIES_A_DAY:
         return (_ODDITIES[(ordinal * _ODDITIES_A_DAY + turn) % len(_ODDITIES)],)
     if index == _EVERY_OTHER_DAY_ODD_TASK:
-        return (Oddity.NOT_JSON,) if ordinal % 4 == 0 else (Oddity.NOT_FOUND_200,) if ordinal % 2 else ()
+        return (Oddity.NOT_AN_OBJECT,) if ordinal % 4 == 0 else (Oddity.NOT_FOUND_200,) if ordinal % 2 else ()
     return ()
 
 

@@ -196,12 +196,13 @@ def test_not_found_comes_in_every_shape_met_in_practice(
 
 
 def test_a_proxys_page_and_broken_bodies(provider: ProviderServer) -> None:
-    for oddity in (Oddity.PROXY_HTML, Oddity.NOT_JSON, Oddity.CUT_BODY, Oddity.GZIP_BODY):
+    for oddity in (Oddity.PROXY_HTML, Oddity.NOT_JSON, Oddity.NOT_AN_OBJECT, Oddity.CUT_BODY, Oddity.GZIP_BODY):
         provider.add(Generation(oddity, oddities=(oddity,)))
     page = ask(provider, Oddity.PROXY_HTML)
     assert (page.status_code, page.headers["Content-Type"]) == (502, "text/html")
     with pytest.raises(requests.JSONDecodeError):
         ask(provider, Oddity.NOT_JSON).json()
+    assert ask(provider, Oddity.NOT_AN_OBJECT).json() == []
     with pytest.raises(requests.exceptions.ChunkedEncodingError, match="IncompleteRead"):
         ask(provider, Oddity.CUT_BODY)
     packed = ask(provider, Oddity.GZIP_BODY)
