@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import socket
 import subprocess
 import sys
@@ -70,13 +71,22 @@ class Store:
         }
 
 
+# Below the ports that are handed to outgoing connections, so that none is taken between its choice and its use.
+_PORTS_TO_CHOOSE_FROM = range(15_000, 32_000)
+
+
 def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on."""
     with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for bound in sockets:
-            bound.bind(("127.0.0.1", 0))
-        return [int(bound.getsockname()[1]) for bound in sockets]
+        found: list[int] = []
+        for port in random.sample(_PORTS_TO_CHOOSE_FROM, 20 * count):
+            bound = stack.enter_context(socket.socket())
+            with contextlib.suppress(OSError):
+                bound.bind(("127.0.0.1", port))
+                found.append(port)
+            if len(found) == count:
+                return found
+    raise RuntimeError("no free ports")
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
@@ -141,6 +151,9 @@ def seaweedfs(folder: Path) -> Iterator[Store]:
         "-admin.ui=false",
         "-webdav=false",
         "-s3.port.iceberg=0",
+        "-s3.port.lance=0",
+        f"-s3.localSocket={data / 's3.sock'}",
+        f"-filer.localSocket={data / 'filer.sock'}",
         "-s3.autoCreateBucket=false",
         f"-s3.config={config}",
         *flags,
