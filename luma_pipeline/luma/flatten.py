@@ -125,7 +125,7 @@ def _leaves(answers: _Values, note: _DriftNotes) -> Iterator[tuple[Field, _Value
             values = [[row.get(key) for row in rows] for key in page.keys]
             complete = False
         # A row with every key of the page and no more of them has no unknown one.
-        if not complete or max(map(len, rows)) > len(page.keys):
+        if not complete or max(map(len, rows), default=0) > len(page.keys):
             _note_unknown(page, rows, note)
         if not values:
             values = [[] for _ in page.keys]

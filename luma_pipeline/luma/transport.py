@@ -110,10 +110,11 @@ class HttpTransport:
         raise TransportError("deadline", f"no complete answer from {self.host} within {deadline:g} s")
 
     def close(self) -> None:
-        """Close every thread's connection."""
+        """Close every thread's connection; a thread that waits for an answer wakes with an error."""
         self._watchdog.stop()
         with self._lock:
             for connection in self._connections:
+                connection.cut()
                 connection.close()
             self._connections.clear()
 
@@ -151,20 +152,21 @@ class HttpTransport:
         reused = http_connection.sock is not None
         try:
             if not reused:
-                self._connect(http_connection)
+                self._connect(connection)
             http_connection.request(method, target, body, headers)
             return http_connection.getresponse()
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             if not reused or connection.overdue:
                 raise
             http_connection.close()
-            self._connect(http_connection)
+            self._connect(connection)
             http_connection.request(method, target, body, headers)
             return http_connection.getresponse()
 
-    def _connect(self, connection: http.client.HTTPConnection) -> None:
-        connection.connect()
-        connection.sock.settimeout(self._timeouts[1])
+    def _connect(self, connection: _Connection) -> None:
+        connection.http.connect()
+        connection.socket = connection.http.sock
+        connection.http.sock.settimeout(self._timeouts[1])
 
     def _read(self, response: http.client.HTTPResponse) -> HttpAnswer:
         limit = self._max_body_bytes
@@ -186,16 +188,17 @@ class _Connection:
 
     def __init__(self, connection: http.client.HTTPConnection) -> None:
         self.http = connection
+        # Held here as well: http.client lets go of it before the body is read when the server will close.
+        self.socket: socket.socket | None = None
         self.overdue = False
 
     def cut(self) -> None:
         self.overdue = True
-        sock = self.http.sock
-        if sock is not None:
+        if self.socket is not None:
             # The plain socket's shutdown, also under TLS: it wakes the reading thread and touches nothing else. One
             # that was closed meanwhile is what was wanted.
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
         self.http.close()

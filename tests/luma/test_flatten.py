@@ -1,0 +1,177 @@
+"""Answers become typed rows, whatever is in them, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luma_pipeline.luma import GENERATIONS_SCHEMA, Outcome, OutcomeKind, flatten, to_table
+from luma_pipeline.luma.schema import FIELDS
+
+PAGE = json.loads((Path(__file__).parent / "page_example.json").read_text())
+POLLED = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
+
+
+def resolved(body: Any, task_id: str = "t") -> Outcome:
+    return Outcome(
+        task_id, OutcomeKind.RESOLVED, POLLED, http_status=200, generation=body, raw_response=json.dumps(body)
+    )
+
+
+def changed(**fields: Any) -> dict[str, Any]:
+    return {**PAGE, **fields}
+
+
+def test_the_pages_example_fills_every_column_with_its_field() -> None:
+    row = to_table([resolved(PAGE)]).to_pylist()[0]
+    for field in FIELDS:
+        value: Any = PAGE
+        for key in field.path:
+            value = value[key] if value is not None else None
+        if field.name == "created_at":
+            value = datetime(2024, 12, 24, 18, 1, 25, 319000, tzinfo=timezone.utc)
+        elif field.name == "artifact_created_at":
+            value = None  # the provider's "no time"
+        assert row[field.name] == value, field.name
+    assert (row["task_id"], row["outcome"], row["http_status"], row["polled_at"]) == ("t", "resolved", 200, POLLED)
+    assert json.loads(row["raw_response"]) == PAGE
+
+
+def test_the_pages_example_has_no_drift() -> None:
+    assert flatten([resolved(PAGE)]).drift == ()
+
+
+def test_the_schema_names_every_field_of_the_page_once() -> None:
+    names = [field.name for field in FIELDS]
+    assert len(set(names)) == len(names) == 45
+    assert {"video_download_url", "artifact_thumbnail_palette_grid", "last_frame_media_type"} <= set(names)
+
+
+ODD = [
+    (changed(video={**PAGE["video"], "width": "1360"}), "video_width", 1360, False),
+    (changed(video={**PAGE["video"], "width": 1360.0}), "video_width", 1360, False),
+    (changed(video={**PAGE["video"], "width": 1360.5}), "video_width", None, True),
+    (changed(video={**PAGE["video"], "width": True}), "video_width", None, True),
+    (changed(video={**PAGE["video"], "width": 2**70}), "video_width", None, True),
+    (changed(video={**PAGE["video"], "download_url": ""}), "video_download_url", None, False),
+    (changed(video={**PAGE["video"], "url": 5}), "video_url", None, True),
+    (changed(video={**PAGE["video"], "url": "\ud800"}), "video_url", None, True),
+    (changed(video=None), "video_url", None, False),
+    (changed(video={}), "video_url", None, False),
+    (changed(video="gone"), "video_url", None, True),
+    (changed(video_raw={**PAGE["video_raw"], "duration": "5.25"}), "video_raw_duration", 5.25, False),
+    (changed(video_raw={**PAGE["video_raw"], "duration": 5}), "video_raw_duration", 5.0, False),
+    (changed(video_raw={**PAGE["video_raw"], "duration": float("nan")}), "video_raw_duration", None, True),
+    (changed(created_at="0001-01-01T00:00:00Z"), "created_at", None, False),
+    (
+        changed(created_at="2024-12-24T18:01:25.319123Z"),
+        "created_at",
+        datetime(2024, 12, 24, 18, 1, 25, 319123, tzinfo=timezone.utc),
+        False,
+    ),
+    (
+        changed(created_at="2024-12-24T18:01:25.319123987Z"),
+        "created_at",
+        datetime(2024, 12, 24, 18, 1, 25, 319123, tzinfo=timezone.utc),
+        False,
+    ),
+    (
+        changed(created_at="2024-12-24T20:01:25+02:00"),
+        "created_at",
+        datetime(2024, 12, 24, 18, 1, 25, tzinfo=timezone.utc),
+        False,
+    ),
+    (changed(created_at="yesterday"), "created_at", None, True),
+    (changed(created_at=1735063285), "created_at", None, True),
+    (changed(liked=None), "id", PAGE["id"], False),
+    (changed(liked=True), "id", PAGE["id"], True),
+    (changed(video={**PAGE["video"], "thumbnail": "https://x/y.jpg"}), "video_url", PAGE["video"]["url"], True),
+]
+
+
+@pytest.mark.parametrize(("body", "column", "value", "drifts"), ODD)
+def test_an_odd_field_costs_its_own_column_at_most(body: Any, column: str, value: Any, drifts: bool) -> None:
+    flattened = flatten([resolved(PAGE, "good"), resolved(body, "odd")])
+    rows = flattened.table.to_pylist()
+    assert rows[1][column] == value
+    assert rows[0] == to_table([resolved(PAGE, "good")]).to_pylist()[0]
+    assert [drift.example_task_id for drift in flattened.drift] == (["odd"] if drifts else [])
+
+
+def test_drift_is_counted_by_field_and_type() -> None:
+    bodies = [changed(batch_id="b"), changed(batch_id="c"), changed(batch_id=7), changed(video={"width": "wide"})]
+    drift = flatten([resolved(body, f"t{index}") for index, body in enumerate(bodies)]).drift
+    found = {(d.field, d.found, d.unknown, d.count, d.example_task_id) for d in drift}
+    assert found == {
+        ("batch_id", "integer", True, 1, "t2"),
+        ("batch_id", "string", True, 2, "t0"),
+        ("video.width", "string", False, 1, "t3"),
+    }
+
+
+def test_columns_that_are_null_in_every_row_keep_their_type() -> None:
+    table = to_table([Outcome("t", OutcomeKind.NOT_FOUND, POLLED, http_status=404)])
+    assert table.schema.equals(GENERATIONS_SCHEMA)
+    assert to_table([]).schema.equals(GENERATIONS_SCHEMA)
+
+
+def test_submitted_times_come_from_the_caller() -> None:
+    table = to_table([resolved(PAGE), resolved(PAGE)], [POLLED, None])
+    assert table["submitted_at"].to_pylist() == [POLLED, None]
+
+
+anything = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters())
+    | st.sampled_from(["", "0001-01-01T00:00:00Z", "9999-12-31T23:59:59-23:59", "completed", "\ud800", "1e999"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@st.composite
+def answers(draw: st.DrawFn) -> dict[str, Any]:
+    body: dict[str, Any] = json.loads(json.dumps(PAGE))
+    for _ in range(draw(st.integers(0, 4))):
+        path = draw(st.sampled_from(FIELDS)).path
+        holder = body
+        for key in path[: draw(st.integers(0, len(path) - 1))]:
+            if not isinstance(holder.get(key), dict):
+                break
+            holder = holder[key]
+        holder[draw(st.sampled_from([*path, "new"]))] = draw(anything)
+    return body
+
+
+@given(st.lists(answers(), min_size=1, max_size=4))
+@settings(max_examples=300, deadline=None)
+def test_any_json_in_any_field_is_a_row_that_keeps_its_text(bodies: list[dict[str, Any]]) -> None:
+    outcomes = [resolved(body, f"t{index}") for index, body in enumerate(bodies)]
+    table = to_table(outcomes)
+    assert table.schema.equals(GENERATIONS_SCHEMA)
+    table.validate(full=True)
+    assert table["task_id"].to_pylist() == [outcome.task_id for outcome in outcomes]
+    assert table["raw_response"].to_pylist() == [outcome.raw_response for outcome in outcomes]
+
+
+@given(anything)
+@settings(max_examples=100, deadline=None)
+def test_any_value_of_a_text_field_is_either_kept_or_drift(value: Any) -> None:
+    flattened = flatten([resolved(changed(failure_reason=value))])
+    kept = flattened.table["failure_reason"].to_pylist()[0]
+    empty = value is None or value == "" or value == [] or value == {}
+    assert kept == value or empty or [d.field for d in flattened.drift] == ["failure_reason"]
+
+
+def test_a_task_id_that_utf8_cannot_say_is_still_a_row() -> None:
+    assert pa.types.is_string(to_table([resolved(PAGE, "a\ud800b")])["task_id"].type)

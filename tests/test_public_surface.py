@@ -1,0 +1,59 @@
+"""What is public is small and changes on purpose only."""
+
+from __future__ import annotations
+
+import importlib
+
+import pytest
+
+PUBLIC = {
+    "luma_pipeline": ["__version__"],
+    "luma_pipeline.luma": [
+        "AuthenticationError",
+        "DEFAULT_BASE_URL",
+        "Dialect",
+        "Drift",
+        "FINAL_STATES",
+        "Flattened",
+        "GENERATIONS_SCHEMA",
+        "LumaClient",
+        "LumaError",
+        "Outcome",
+        "OutcomeKind",
+        "ProviderUnavailableError",
+        "QuotaExceededError",
+        "SCHEMA_VERSION",
+        "State",
+        "flatten",
+        "to_table",
+    ],
+    "luma_pipeline.media": [
+        "Artifact",
+        "BucketError",
+        "CopyCancelled",
+        "CopyError",
+        "CopyRequest",
+        "CopyResult",
+        "CopyStatus",
+        "DEFAULT_LINK_PREFERENCE",
+        "ErrorCode",
+        "KnownObject",
+        "LinkSource",
+        "MediaCopier",
+        "MediaError",
+        "MediaKind",
+        "expires_at",
+        "preferred_link",
+        "redact_link",
+    ],
+    "luma_pipeline.component": ["ENVIRONMENT", "LumaPipelineComponent"],
+}
+
+
+@pytest.mark.parametrize("module", PUBLIC)
+def test_the_public_names_are_these(module: str) -> None:
+    loaded = importlib.import_module(module)
+    assert sorted(loaded.__all__) == PUBLIC[module]
+    for name in PUBLIC[module]:
+        thing = getattr(loaded, name)
+        assert not callable(thing) or thing.__doc__, name
