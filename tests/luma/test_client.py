@@ -180,7 +180,7 @@ def test_retry_after_holds_back_every_thread(provider: ProviderServer, form: str
         import time
         from email.utils import formatdate
 
-        headers = {"Retry-After": formatdate(time.time() + seconds + 1, usegmt=True)}
+        headers = {"Retry-After": formatdate(time.time() + seconds + 2, usegmt=True)}
     provider.latency_seconds = 0.02
     provider.script("task-20", [Answer(429, headers), GOOD])
     with client(provider, max_concurrency=4) as luma:
