@@ -66,12 +66,11 @@ class RevisitPolicy:
         return now - window_end > timedelta(seconds=self.give_up_after)
 
 
-def build_job(partitions: dg.PartitionsDefinition[str]) -> UnresolvedAssetJobDefinition:
+def build_job() -> UnresolvedAssetJobDefinition:
     """The job that the schedule and the sensor run: all three assets over their partitions."""
     return dg.define_asset_job(
         JOB_NAME,
         selection=dg.AssetSelection.assets(TASKS, GENERATIONS, VIDEOS),
-        partitions_def=partitions,
         description="Read task IDs, ask the provider, copy finished videos.",
     )
 

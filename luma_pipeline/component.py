@@ -98,6 +98,9 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     max_not_found_share: float = Field(default=0.2, description="Share of tasks not found at which the check fails.")
     max_error_share: float = Field(default=0.1, description="Share of tasks in error at which the check fails.")
 
+    retry_delay_seconds: float = Field(
+        default=30.0, description="Seconds until partitions that failed are tried once more in the same run."
+    )
     give_up_after_hours: float = Field(
         default=72.0, description="Tasks older than this are no longer awaited when not found or not copied."
     )
@@ -141,9 +144,10 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
             give_up_after_seconds=self.give_up_after_hours * 3600,
             checkpoint_seconds=self.checkpoint_hours * 3600,
             partitions_per_run=self.partitions_per_run,
+            retry_delay_seconds=self.retry_delay_seconds,
             thresholds=Thresholds(self.max_failed_share, self.max_not_found_share, self.max_error_share),
         )
-        job = build_job(partitions)
+        job = build_job()
         running = self.schedule_enabled
         schedule = build_schedule(job, partitions, self.schedule_cron, running=running)
         revisits = RevisitPolicy(give_up_after=settings.give_up_after_seconds)

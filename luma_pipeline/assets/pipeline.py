@@ -60,6 +60,7 @@ class PipelineSettings:
     checkpoint_seconds: float
     partitions_per_run: int
     thresholds: Thresholds
+    retry_delay_seconds: float
 
 
 def build_pipeline(
@@ -74,7 +75,7 @@ def build_pipeline(
         can_subset=True,
         pool=POOL,
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=settings.partitions_per_run),
-        retry_policy=dg.RetryPolicy(max_retries=1, delay=30),
+        retry_policy=dg.RetryPolicy(max_retries=1, delay=settings.retry_delay_seconds),
     )
     def luma_pipeline(
         context: dg.AssetExecutionContext,
