@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test lint types check lock test-lowest benchmark-resolve benchmark-copy benchmark-backfill clean
+.PHONY: demo dev sandbox test lint types check lock test-lowest benchmark-extra benchmark-resolve benchmark-copy clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -41,14 +41,14 @@ lock:
 	uv pip compile --universal --python-version 3.10 pyproject.toml --extra dev --no-annotate --no-header --quiet --output-file requirements.lock
 	uv pip compile --resolution lowest-direct --python-version 3.11 pyproject.toml --extra dev --no-annotate --no-header --quiet --output-file requirements-lowest.lock
 
-benchmark-resolve: $(READY)
+benchmark-extra: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
+
+benchmark-resolve: benchmark-extra
 	$(BIN)/python -m benchmarks.resolve
 
-benchmark-copy: $(READY)
+benchmark-copy: benchmark-extra
 	$(BIN)/python -m benchmarks.copy
-
-benchmark-backfill: $(READY)
-	$(BIN)/python -m benchmarks.backfill
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest .sandbox build *.egg-info

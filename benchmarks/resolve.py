@@ -1,0 +1,366 @@
+"""Asking for many tasks: ours beside dlt, lumaai, requests and aiohttp, each in a process of its own.
+
+Usage: python -m benchmarks.resolve [--tasks N] [--million]. Needs the extra `benchmark`, and nginx for the runs at no
+latency. Prints a table and writes it to benchmarks/RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import platform
+import resource
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).parent / "RESULTS.md"
+EXAMPLE = Path(__file__).parent.parent / "tests" / "luma" / "page_example.json"
+_LATENCY = 0.2
+_CONCURRENCY = 16
+
+
+# The rivals. Each asks for `tasks` IDs at `url` and ends with the answers on disk as Parquet, or says that it does not.
+
+
+def ours(url: str, tasks: int, directory: Path, **settings: Any) -> dict[str, float]:
+    """The pipeline's own step, from the task table to the partition's file."""
+    from datetime import datetime, timedelta, timezone
+
+    import pyarrow as pa
+
+    from luma_pipeline.assets.generations import ResolvePolicy, resolve_generations
+    from luma_pipeline.assets.run_config import GiveUp
+    from luma_pipeline.luma import LumaClient
+    from luma_pipeline.luma.schema import TIMESTAMP
+    from luma_pipeline.resources.dataset import Dataset
+
+    now = datetime.now(timezone.utc)
+    table = pa.table(
+        {
+            "task_id": pa.array([f"task-{number:08}" for number in range(tasks)]),
+            "submitted_at": pa.array([now - timedelta(days=1)] * tasks, TIMESTAMP),
+        }
+    )
+    dataset = Dataset(url=str(directory))
+    with LumaClient(token="benchmark", base_url=url, max_concurrency=_CONCURRENCY, **settings) as client:
+        report = resolve_generations(
+            table,
+            dataset.partition("luma_generations", "date=2025-01-01"),
+            dataset.checkpoints("luma_generations", "date=2025-01-01"),
+            client,
+            ResolvePolicy(GiveUp(1e9, now), 0.0),
+        )
+    assert report.outcomes == {"resolved": tasks}, report.outcomes
+    return {"requests": report.requests, "throttled": report.throttled}
+
+
+def dlt_rival(url: str, tasks: int, directory: Path) -> dict[str, float]:
+    """dlt: parallelized resources over its requests client, to Parquet files."""
+    import dlt
+    from dlt.sources.helpers import requests as session
+
+    os.environ["EXTRACT__WORKERS"] = os.environ["EXTRACT__MAX_PARALLEL_ITEMS"] = "32"
+    os.environ["RUNTIME__DLTHUB_TELEMETRY"] = "false"
+
+    @dlt.transformer(parallelized=True)
+    def generation(task_id: str) -> Any:
+        return session.get(f"{url}/luma/generations/{task_id}", headers={"Authorization": "Bearer x"}).json()
+
+    ids = dlt.resource([f"task-{number:08}" for number in range(tasks)], name="ids")
+    pipeline = dlt.pipeline(
+        "benchmark",
+        destination=dlt.destinations.filesystem(bucket_url=directory.as_uri()),
+        dataset_name="luma",
+        pipelines_dir=str(directory / "work"),
+    )
+    pipeline.run(ids | generation, loader_file_format="parquet", table_name="generations")
+    return {}
+
+
+def lumaai_rival(url: str, tasks: int, directory: Path) -> dict[str, float]:
+    """The lumaai SDK in 16 threads; keeps nothing on disk."""
+    from lumaai import LumaAI
+
+    client = LumaAI(auth_token="x", base_url=f"{url}/luma")
+    with ThreadPoolExecutor(_CONCURRENCY) as pool:
+        list(pool.map(lambda number: client.generations.get(f"task-{number:08}").state, range(tasks)))
+    return {}
+
+
+def requests_rival(url: str, tasks: int, directory: Path) -> dict[str, float]:
+    """A requests session a thread, 16 threads; keeps nothing on disk."""
+    import requests
+
+    local = threading.local()
+
+    def ask(number: int) -> None:
+        if not hasattr(local, "session"):
+            local.session = requests.Session()
+        headers = {"Authorization": "Bearer x"}
+        local.session.get(f"{url}/luma/generations/task-{number:08}", headers=headers, timeout=30).json()
+
+    with ThreadPoolExecutor(_CONCURRENCY) as pool:
+        list(pool.map(ask, range(tasks)))
+    return {}
+
+
+def aiohttp_rival(url: str, tasks: int, directory: Path) -> dict[str, float]:
+    """aiohttp with 16 coroutines; keeps nothing on disk."""
+    import aiohttp
+
+    async def run() -> None:
+        numbers = iter(range(tasks))
+        async with aiohttp.ClientSession(headers={"Authorization": "Bearer x"}) as session:
+
+            async def worker() -> None:
+                for number in numbers:
+                    async with session.get(f"{url}/luma/generations/task-{number:08}") as answer:
+                        await answer.json(content_type=None)
+
+            await asyncio.gather(*(worker() for _ in range(_CONCURRENCY)))
+
+    asyncio.run(run())
+    return {}
+
+
+def flatten_ours(url: str, tasks: int, directory: Path) -> dict[str, float]:
+    """Flattening alone, 500 at a time as the pipeline does."""
+    from datetime import datetime, timezone
+
+    from luma_pipeline.luma import Outcome, OutcomeKind, to_table
+
+    text = EXAMPLE.read_text()
+    now = datetime.now(timezone.utc)
+    return _flattening(
+        tasks,
+        lambda bodies: to_table(
+            [Outcome("t", OutcomeKind.RESOLVED, now, generation=body, raw_response=text) for body in bodies]
+        ),
+    )
+
+
+def flatten_pandas(url: str, tasks: int, directory: Path) -> dict[str, float]:
+    """pandas.json_normalize alone, 500 at a time."""
+    import pandas as pd
+
+    return _flattening(tasks, lambda bodies: pd.json_normalize(bodies, sep="_"))
+
+
+def _flattening(tasks: int, flatten: Callable[[list[Any]], Any]) -> dict[str, float]:
+    text = EXAMPLE.read_text()
+    spent = 0.0
+    for _ in range(max(1, tasks // 500)):
+        bodies = [json.loads(text) for _ in range(500)]
+        started = time.process_time()
+        flatten(bodies)
+        spent += time.process_time() - started
+    return {"microseconds": spent / (max(1, tasks // 500) * 500) * 1e6}
+
+
+RIVALS: dict[str, Callable[..., dict[str, float]]] = {
+    "ours": ours,
+    "dlt": dlt_rival,
+    "lumaai": lumaai_rival,
+    "requests": requests_rival,
+    "aiohttp": aiohttp_rival,
+    "flatten_ours": flatten_ours,
+    "flatten_pandas": flatten_pandas,
+}
+
+
+def run_here(name: str, url: str, tasks: int, settings: dict[str, Any]) -> None:
+    """In a process of its own: run a rival and print its figures as JSON."""
+    with tempfile.TemporaryDirectory() as directory:
+        # Imports and first connections are not what is measured.
+        if name not in ("flatten_ours", "flatten_pandas"):
+            RIVALS[name](url, 20, Path(directory) / "warm", **settings)
+        before = resource.getrusage(resource.RUSAGE_SELF)
+        started = time.perf_counter()
+        figures = RIVALS[name](url, tasks, Path(directory) / "measured", **settings)
+        seconds = time.perf_counter() - started
+        after = resource.getrusage(resource.RUSAGE_SELF)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    figures |= {"seconds": seconds, "cpu_ms": cpu / tasks * 1000, "rss_mb": after.ru_maxrss / 1024}
+    print(json.dumps(figures))
+
+
+def measure(name: str, url: str, tasks: int, **settings: Any) -> dict[str, float]:
+    """Run a rival in a process of its own and return its figures."""
+    command = [sys.executable, "-m", "benchmarks.resolve", "--run", name, url, str(tasks), json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{name} failed:\n{done.stderr[-2000:]}")
+    figures: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
+    print(f"  {name}: {tasks / figures['seconds']:,.0f} tasks/s, {figures['cpu_ms']:.3f} ms CPU a task", flush=True)
+    return figures
+
+
+@contextlib.contextmanager
+def static_server() -> Iterator[str]:
+    """nginx with one worker that answers every path with the page's example."""
+    nginx = shutil.which("nginx")
+    if nginx is None:
+        raise SystemExit("nginx is not installed: apt-get install nginx")
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        (root / "body.json").write_text(json.dumps(json.loads(EXAMPLE.read_text())))
+        root.chmod(0o755)
+        config = root / "nginx.conf"
+        port = 18_099
+        config.write_text(
+            f"worker_processes 1; daemon off; pid {root}/pid; error_log {root}/log;\n"
+            "events { worker_connections 1024; }\n"
+            "http { access_log off; keepalive_requests 100000000; default_type application/json;\n"
+            f"server {{ listen 127.0.0.1:{port}; location / {{ root {root}; try_files /body.json =404; }} }} }}\n"
+        )
+        process = subprocess.Popen([nginx, "-c", str(config)], stderr=subprocess.DEVNULL)
+        try:
+            time.sleep(1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+SLOW_SERVER = """
+import sys, time
+from luma_pipeline.sandbox.provider import Generation, ProviderServer, RateLimit
+rate = float(sys.argv[2])
+with ProviderServer(make=Generation, log_limit=1) as server:
+    server.token = None
+    server.latency_seconds = float(sys.argv[1])
+    server.rate_limit = RateLimit(rate, burst=max(1, int(rate / 10))) if rate else None
+    print(server.base_url, flush=True)
+    sys.stdin.read()
+    print(server.total, server.count_status(429), flush=True)
+"""
+
+
+class SlowServer:
+    """The sandbox's provider in a process of its own, with a latency and a limit."""
+
+    def __init__(self, latency: float, rate: float = 0.0) -> None:
+        command = [sys.executable, "-c", SLOW_SERVER, str(latency), str(rate)]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdout is not None
+        self.url = self._process.stdout.readline().strip()
+
+    def stop(self) -> tuple[int, int]:
+        """Requests seen, and how many of them were answered 429."""
+        total, refused = self._process.communicate()[0].split()
+        return int(total), int(refused)
+
+
+def against_latency(tasks: int) -> list[str]:
+    """Rows of the table at 200 ms latency."""
+    rows = []
+    ideal = tasks * _LATENCY / _CONCURRENCY
+    for name in ("ours", "requests", "lumaai"):
+        server = SlowServer(_LATENCY)
+        figures = measure(name, server.url if name != "lumaai" else server.url.replace("/luma", ""), tasks)
+        server.stop()
+        share = ideal / figures["seconds"]
+        rows.append(f"| {name} | {tasks / figures['seconds']:.1f} | {share:.1%} | {figures['cpu_ms']:.2f} |")
+    return rows
+
+
+def against_a_limit(tasks: int, rate: float) -> list[str]:
+    """Rows of the table against a limit."""
+    rows = []
+    for name, settings in (("paced", {"requests_per_second": rate}), ("adaptive", {})):
+        server = SlowServer(0.02, rate)
+        figures = measure("ours", server.url, tasks, **settings)
+        total, refused = server.stop()
+        ratio = figures["seconds"] / (tasks / rate)
+        rows.append(f"| {name} | {ratio:.3f} | {refused / total:.2%} | {total} |")
+    return rows
+
+
+def main() -> None:
+    """Measure everything and write the results."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tasks", type=int, default=20_000)
+    parser.add_argument("--million", action="store_true", help="also a million tasks in one partition")
+    parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.run:
+        name, url, tasks, settings = arguments.run
+        run_here(name, url, int(tasks), json.loads(settings))
+        return
+    lines = [
+        f"{os.cpu_count()} cores, Python {platform.python_version()}; "
+        + ", ".join(f"{name} {version(name)}" for name in ("pyarrow", "requests", "dlt", "lumaai", "aiohttp")),
+        "",
+        f"No latency, {arguments.tasks:,} tasks, nginx on the same cores. dlt and ours write Parquet; the others keep "
+        "nothing.",
+        "",
+        "| | tasks/s | times dlt | CPU ms a task | peak MB |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    with static_server() as url:
+        found = {}
+        for name in ("ours", "dlt", "lumaai", "requests", "aiohttp"):
+            count = arguments.tasks if name != "dlt" else min(arguments.tasks, 10_000)
+            found[name] = (count, measure(name, url, count))
+        base = found["dlt"][0] / found["dlt"][1]["seconds"]
+        for name, (count, figures) in found.items():
+            speed = count / figures["seconds"]
+            lines.append(
+                f"| {name} | {speed:,.0f} | {speed / base:.2f} | {figures['cpu_ms']:.3f} | {figures['rss_mb']:.0f} |"
+            )
+        if arguments.million:
+            million = measure("ours", url, 1_000_000)
+            lines += [
+                "",
+                f"A million tasks in one partition: {1e6 / million['seconds']:,.0f} tasks/s, "
+                f"{million['cpu_ms']:.3f} ms CPU a task, peak memory {million['rss_mb']:.0f} MB.",
+            ]
+    ours_us = measure("flatten_ours", "", 10_000)["microseconds"]
+    pandas_us = measure("flatten_pandas", "", 10_000)["microseconds"]
+    lines += [
+        "",
+        f"Flattening: ours {ours_us:.1f} µs a task, pandas.json_normalize {pandas_us:.1f} µs, "
+        f"{pandas_us / ours_us:.2f} times as much.",
+        "",
+        f"{_LATENCY * 1000:.0f} ms latency, {_CONCURRENCY} at once, 1,600 tasks:",
+        "",
+        "| | tasks/s | of the ideal | CPU ms a task |",
+        "| --- | ---: | ---: | ---: |",
+        *against_latency(1_600),
+        "",
+        "A limit of 100 requests/s with a burst of 10, 3,000 tasks, 429 above with `Retry-After` in seconds:",
+        "",
+        "| pace | time, of N ÷ R | answered 429 | requests |",
+        "| --- | ---: | ---: | ---: |",
+        *against_a_limit(3_000, 100.0),
+    ]
+    write_section("resolve", "Asking for tasks", lines)
+    print("\n".join(lines))
+
+
+def write_section(marker: str, title: str, lines: list[str]) -> None:
+    """Replace one section of RESULTS.md, between its markers."""
+    start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
+    text = RESULTS.read_text() if RESULTS.exists() else "# Results\n"
+    section = "\n".join([start, f"## {title}", "", *lines, end])
+    if start in text:
+        text = text[: text.index(start)] + section + text[text.index(end) + len(end) :]
+    else:
+        text = text.rstrip("\n") + "\n\n" + section + "\n"
+    RESULTS.write_text(text)
+
+
+if __name__ == "__main__":
+    main()
