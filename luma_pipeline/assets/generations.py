@@ -106,13 +106,24 @@ def resolve_generations(
     started = time.monotonic()
     report = GenerationsReport()
     rows = _Rows(tasks)
-    resumed = _take_what_is_known(rows, file, checkpoints, policy)
-    report.resumed = rows.resumed_count
+    resumed = _take_checkpoints(rows, checkpoints, policy) if not policy.refresh else []
+    report.resumed = rows.answered_count
+    if not policy.refresh and file.exists():
+        _take_final_rows(rows, file, policy.give_up)
+    elif file.exists():
+        _note_final_rows(rows, file, policy.give_up)
     report.kept = rows.answered_count - report.resumed
-    shards = _ask(rows, _to_ask(rows, policy), client, checkpoints, report, on_answer)
-    if file.exists():
-        # A refresh that failed for a task leaves the final row that it had, and a limit whatever was known.
-        _take_rows(rows, file, policy.give_up, all_states=not policy.refresh or policy.limit is not None)
+    todo = rows.missing()
+    asked = todo if policy.limit is None else todo[: policy.limit]
+    shards = _ask(rows, asked, client, checkpoints, report, on_answer)
+    if policy.refresh and file.exists():
+        # A refresh that failed for a task leaves the final row that it had.
+        _take_final_rows(rows, file, policy.give_up)
+    if policy.limit is not None and file.exists():
+        # What the limit leaves out keeps the row it had, final or not.
+        for number, table in enumerate(file.batches(("task_id",))):
+            everything = pa.array([True] * len(table))
+            rows.add_known(table["task_id"].combine_chunks(), everything, lambda number=number: file.row_group(number))  # type: ignore[misc]
     _refuse(rows, rows.missing())
     report.written = file.replace(GENERATIONS_SCHEMA, _counted(rows, report, policy.give_up), _DIGEST_COLUMNS)
     checkpoints.remove([*resumed, *shards])

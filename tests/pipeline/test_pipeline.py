@@ -244,6 +244,14 @@ def test_a_limit_leaves_rows_that_say_so(world: World) -> None:
     assert world.provider.total == 3
 
 
+def test_a_limit_leaves_the_rows_of_open_tasks_as_they_were(world: World) -> None:
+    world.submit(("a", f"{DAY} 01:00:00"), ("b", f"{DAY} 02:00:00"), phases=OPEN)
+    assert world.run(DAY).success
+    assert world.run(DAY, config={"limit": 1}).success
+    assert [row["state"] for row in world.rows("luma_generations")] == ["processing", "processing"]
+    assert world.provider.total == 3
+
+
 def test_a_dry_run_asks_copies_and_writes_nothing(world: World) -> None:
     some_tasks(world)
     result = world.run(DAY, config={"dry_run": True})
