@@ -106,24 +106,12 @@ def resolve_generations(
     started = time.monotonic()
     report = GenerationsReport()
     rows = _Rows(tasks)
-    resumed = _take_checkpoints(rows, checkpoints, policy) if not policy.refresh else []
-    report.resumed = rows.answered_count
-    if not policy.refresh and file.exists():
-        _take_final_rows(rows, file, policy.give_up)
-    elif file.exists():
-        _note_final_rows(rows, file, policy.give_up)
+    resumed, report.resumed = _take_known(rows, file, checkpoints, policy)
     report.kept = rows.answered_count - report.resumed
-    todo = rows.missing()
-    asked = todo if policy.limit is None else todo[: policy.limit]
-    shards = _ask(rows, asked, client, checkpoints, report, on_answer)
-    if policy.refresh and file.exists():
-        # A refresh that failed for a task leaves the final row that it had.
-        _take_final_rows(rows, file, policy.give_up)
-    if policy.limit is not None and file.exists():
-        # What the limit leaves out keeps the row it had, final or not.
-        for number, table in enumerate(file.batches(("task_id",))):
-            everything = pa.array([True] * len(table))
-            rows.add_known(table["task_id"].combine_chunks(), everything, lambda number=number: file.row_group(number))  # type: ignore[misc]
+    shards = _ask(rows, _to_ask(rows, policy), client, checkpoints, report, on_answer)
+    if file.exists():
+        # A refresh that failed for a task leaves the final row that it had, and a limit whatever row there was.
+        _take_rows(rows, file)
     _refuse(rows, rows.missing())
     report.written = file.replace(GENERATIONS_SCHEMA, _counted(rows, report, policy.give_up), _DIGEST_COLUMNS)
     checkpoints.remove([*resumed, *shards])
@@ -131,13 +119,11 @@ def resolve_generations(
     return report
 
 
-def tasks_to_ask(tasks: pa.Table, file: PartitionFile, policy: ResolvePolicy) -> int:
+def tasks_to_ask(tasks: pa.Table, file: PartitionFile, checkpoints: Checkpoints, policy: ResolvePolicy) -> int:
     """How many tasks `resolve_generations` would ask for."""
     rows = _Rows(tasks)
-    if not policy.refresh and file.exists():
-        _take_final_rows(rows, file, policy.give_up)
-    missing = len(rows.missing())
-    return missing if policy.limit is None else min(missing, policy.limit)
+    _take_known(rows, file, checkpoints, policy)
+    return len(_to_ask(rows, policy))
 
 
 def row_faults(task_ids: pa.Array, file: PartitionFile) -> str:
@@ -202,9 +188,15 @@ class _Rows:
             self.add(positions[usable], lambda: load().filter(pa.array(usable)))
 
     def note_final(self, task_ids: pa.Array, final: pa.Array) -> None:
-        """Remember which tasks have a final row that a refresh may fall back on."""
+        """Remember which tasks have a final row, than which nothing worse is taken."""
         places = pc.index_in(task_ids.filter(final), value_set=self.ids).drop_null()
         self._final_before[places.to_numpy(zero_copy_only=False)] = True
+
+    def had_final(self, task_ids: pa.Array) -> pa.Array:
+        """For each of the IDs whether its task has a final row."""
+        places = pc.fill_null(pc.index_in(task_ids, value_set=self.ids), -1)
+        places = places.to_numpy(zero_copy_only=False).astype(np.int64)
+        return pa.array((places >= 0) & self._final_before[places] if len(self) else places >= 0)
 
     def tables(self) -> Iterator[pa.Table]:
         """The final rows in order, a row group at a time."""
@@ -240,27 +232,54 @@ def _conformed(table: pa.Table) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=GENERATIONS_SCHEMA)
 
 
-def _take_final_rows(rows: _Rows, file: PartitionFile, give_up: GiveUp) -> None:
-    """Keep the rows that need no request any more."""
-    columns = ("task_id", "outcome", "state", "submitted_at")
-    for number, table in enumerate(file.batches(columns)):
-        final = _is_final(table, give_up)
-        rows.add_known(table["task_id"].combine_chunks(), final, lambda number=number: file.row_group(number))  # type: ignore[misc]
+def _take_known(
+    rows: _Rows, file: PartitionFile, checkpoints: Checkpoints, policy: ResolvePolicy
+) -> tuple[list[str], int]:
+    """Take what needs no request; returns the checkpoints that were taken up, and how many rows came from them."""
+    if file.exists():
+        _note_final_rows(rows, file, policy.give_up)
+    if policy.refresh:
+        return [], 0
+    resumed = _take_checkpoints(rows, checkpoints, policy)
+    count = rows.answered_count
+    if file.exists():
+        _take_rows(rows, file, policy.give_up)
+    return resumed, count
+
+
+def _to_ask(rows: _Rows, policy: ResolvePolicy) -> _Positions:
+    missing = rows.missing()
+    return missing if policy.limit is None else missing[: policy.limit]
+
+
+_STATE_COLUMNS = ("task_id", "outcome", "state", "submitted_at")
+
+
+def _take_rows(rows: _Rows, file: PartitionFile, give_up: GiveUp | None = None) -> None:
+    """Keep the rows of tasks that have none yet; with `give_up` those alone that need no request any more."""
+    for number, table in enumerate(file.batches(_STATE_COLUMNS)):
+        usable = pa.array(np.ones(len(table), dtype=bool)) if give_up is None else _is_final(table, give_up)
+        rows.add_known(table["task_id"].combine_chunks(), usable, lambda number=number: file.row_group(number))  # type: ignore[misc]
 
 
 def _note_final_rows(rows: _Rows, file: PartitionFile, give_up: GiveUp) -> None:
-    for table in file.batches(("task_id", "outcome", "state", "submitted_at")):
+    for table in file.batches(_STATE_COLUMNS):
         rows.note_final(table["task_id"].combine_chunks(), _is_final(table, give_up))
 
 
 def _take_checkpoints(rows: _Rows, checkpoints: Checkpoints, policy: ResolvePolicy) -> list[str]:
-    """Take up what a broken run was answered, newest first; failed requests are not answers."""
+    """Take up what a broken run was answered, newest first; failed requests are not answers.
+
+    An answer that is not final says less than the final row its task may have by now.
+    """
     newer_than = datetime.now(timezone.utc) - timedelta(seconds=policy.checkpoint_seconds)
     shards = checkpoints.shards(newer_than)
     for path in reversed(shards):
         table = checkpoints.load(path)
+        task_ids = table["task_id"].combine_chunks()
         answered = pc.not_equal(table["outcome"].combine_chunks(), OutcomeKind.REQUEST_FAILED.value)
-        rows.add_known(table["task_id"].combine_chunks(), answered, lambda path=path: checkpoints.load(path))  # type: ignore[misc]
+        better = pc.or_(_is_final(table, policy.give_up), pc.invert(rows.had_final(task_ids)))
+        rows.add_known(task_ids, pc.and_(answered, better), lambda path=path: checkpoints.load(path))  # type: ignore[misc]
     return shards
 
 

@@ -137,7 +137,8 @@ class PartitionWork:
             tasks, tasks_report = read_tasks(self.source, partition.start, partition.end, None)
         if self.client is not None:
             stored = tasks if tasks is not None else self._stored_tasks(partition)
-            to_ask = tasks_to_ask(stored, generations_file, self.resolve)
+            checkpoints = self.dataset.checkpoints(GENERATIONS, partition.folder)
+            to_ask = tasks_to_ask(stored, generations_file, checkpoints, self.resolve)
         if self.copier is not None:
             manifest_file = self.dataset.partition(VIDEOS, partition.folder)
             to_copy = artifacts_to_copy(generations_file, manifest_file, self.manifest)

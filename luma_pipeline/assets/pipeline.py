@@ -28,7 +28,7 @@ from luma_pipeline.luma import LumaClient, LumaError
 from luma_pipeline.media import Artifact, BucketError, LinkSource
 from luma_pipeline.partitions import folder_of
 from luma_pipeline.resources.bucket import VideoBucket
-from luma_pipeline.resources.dataset import Dataset, Written
+from luma_pipeline.resources.dataset import Dataset, DatasetError, Written
 from luma_pipeline.resources.provider import LumaProvider
 from luma_pipeline.resources.source_table import SourceTable, SourceTableError
 
@@ -89,12 +89,13 @@ def build_pipeline(
         run = _Run(context, settings, selected, config, luma_bucket, luma_dataset)
         with ExitStack() as stack:
             try:
-                work = _prepare(stack, run, luma_source, luma_provider)
+                work = _prepared(stack, run, luma_source, luma_provider)
                 done = _done_before(context, selected[-1])
                 left = [_partition(partitions, key) for key in context.partition_keys if key not in done]
                 failures = run.do_all(left, work)
             except _STOPS_THE_RUN as error:
-                raise dg.Failure(description=f"{error}", allow_retries=False) from error
+                where = " (LUMA_S3_BUCKET)" if isinstance(error, BucketError) else ""
+                raise dg.Failure(description=f"{error}{where}", allow_retries=False) from error
         yield from run.checks.evaluations(context.selected_asset_check_keys)
         if failures:
             raise _failure(failures, len(context.partition_keys))
@@ -102,6 +103,14 @@ def build_pipeline(
             yield dg.MaterializeResult(asset_key=name, metadata=_ALREADY_LOGGED)
 
     return luma_pipeline
+
+
+def _prepared(stack: ExitStack, run: "_Run", source: SourceTable, provider: LumaProvider) -> PartitionWork:
+    """As `_prepare`; what is wrong with a setting is not tried again."""
+    try:
+        return _prepare(stack, run, source, provider)
+    except (DatasetError, ValueError) as error:
+        raise dg.Failure(description=f"{error}", allow_retries=False) from error
 
 
 def _prepare(stack: ExitStack, run: "_Run", source: SourceTable, provider: LumaProvider) -> PartitionWork:
@@ -116,7 +125,8 @@ def _prepare(stack: ExitStack, run: "_Run", source: SourceTable, provider: LumaP
     if VIDEOS in run.selected and client is not None:
         copier = stack.enter_context(run.bucket.copier(_Refresh(client, settings.link_preference)))
         copier.check_bucket()
-        copier.sweep_orphans(_ORPHANS_OLDER_THAN_SECONDS)
+        if not config.dry_run:
+            copier.sweep_orphans(_ORPHANS_OLDER_THAN_SECONDS)
     if TASKS in run.selected:
         without_time = source.rows_without_time()
         if without_time:
@@ -218,6 +228,12 @@ class _Run:
                 f"dry run, partition {key}: would ask for {report.to_ask or 0} tasks and copy {report.to_copy or 0} "
                 "artifacts of tasks already completed"
             )
+            for asset, name, count in (
+                (GENERATIONS, "would_ask", report.to_ask),
+                (VIDEOS, "would_copy", report.to_copy),
+            ):
+                if count is not None:
+                    self.context.log_event(dg.AssetObservation(asset, partition=key, metadata={name: count}))
             return
         self.checks.add(report)
         if report.tasks is not None:

@@ -123,16 +123,15 @@ class PartitionVideos:
         """
         wanted: dict[tuple[str, Artifact], dict[str, Any] | None] = {}
         waiting: list[tuple[str, Artifact, Links]] = []
-        open_artifacts = 0
+        given_up_tasks: set[str] = set()
         for row in _completed_rows(generations):
+            is_old = self._policy.give_up.on(row["submitted_at"])
+            if is_old:
+                given_up_tasks.add(row["task_id"])
             for artifact in self._policy.artifacts:
                 identity = (row["task_id"], artifact)
                 before = self._before.get((row["task_id"], artifact.value))
-                given_up = (
-                    before is not None
-                    and before["status"] not in _THERE
-                    and self._policy.give_up.on(row["submitted_at"])
-                )
+                given_up = before is not None and before["status"] not in _THERE and is_old
                 wanted[identity] = before if given_up else None
                 if identity not in self._futures and not given_up:
                     waiting.append((*identity, _links_of_row(row)))
@@ -150,10 +149,9 @@ class PartitionVideos:
             result = self._futures[identity].result()
             rows.append(_row(result))
             _count(report, result)
-            open_artifacts += result.status.value not in _THERE
+            report.open_artifacts += result.status.value not in _THERE and result.task_id not in given_up_tasks
         rows += self._no_longer_wanted(wanted)
         report.rows = len(rows)
-        report.open_artifacts = open_artifacts
         table = pa.Table.from_pylist(rows, VIDEOS_SCHEMA)
         report.bytes_stored = pc.sum(table["size_bytes"]).as_py() or 0
         report.written = self._file.replace(VIDEOS_SCHEMA, [table], _DIGEST_COLUMNS)

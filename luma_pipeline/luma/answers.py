@@ -49,7 +49,7 @@ _RETRIED = frozenset({408, 425}) | frozenset(range(500, 600))
 _QUOTA = re.compile(r"quota|insufficient|balance|billing|credit|arrear|payment", re.IGNORECASE)
 _BAD_TOKEN = re.compile(r"invalid[_ ]?(api[_ ]?)?(key|token)|unauthori[sz]ed|token[_ ](expired|invalid)", re.IGNORECASE)
 _NOT_FOUND = re.compile(
-    r"not[_ -]?(found|exist)|no such|(does|do)(n't| not)[_ ]exist|task_?not|unknown task", re.IGNORECASE
+    r"not[_ -]?(found|exist)|no such (?!host)|(does|do)(n't| not)[_ ]exist|task_?not|unknown task", re.IGNORECASE
 )
 _TOO_FAST = re.compile(r"rate[_ -]?limit|too[_ -]?many[_ -]?requests|throttl", re.IGNORECASE)
 _MESSAGE_LIMIT = 500
@@ -59,13 +59,14 @@ _MESSAGE_LIMIT = 500
 def read_answer(status: int, raw: bytes) -> Answer:
     """Read an answer's status and body (already decompressed)."""
     text = raw.decode("utf-8", errors="replace")
+    if 300 <= status < 400:
+        message = "the provider redirects elsewhere, which is not followed with the token; check base_url"
+        return Answer(Verdict.REFUSED, text, None, "redirect", message)
     try:
         body = json.loads(raw)
     except (ValueError, RecursionError):
         return _read_text(status, text)
     if isinstance(body, dict):
-        if status == 200 and ("state" in body or "id" in body) and not body.get("error"):
-            return Answer(Verdict.GENERATION, text, body)
         return _read_object(status, text, body)
     if status >= 400:
         return _read_error(status, text, body, None, None)
@@ -75,10 +76,11 @@ def read_answer(status: int, raw: bytes) -> Answer:
 
 
 def _read_object(status: int, text: str, body: dict[str, Any]) -> Answer:
+    # An error may carry an `id` too: that of the request.
+    if status < 400 and ("state" in body or ("id" in body and not body.get("error"))):
+        return Answer(Verdict.GENERATION, text, body)
     code, message = _error_of(body)
     if status < 400:
-        if "state" in body or "id" in body:
-            return Answer(Verdict.GENERATION, text, body)
         inner = body.get("data")
         if isinstance(inner, dict) and ("state" in inner or "id" in inner):
             return Answer(Verdict.GENERATION, text, inner)
@@ -109,9 +111,6 @@ def _read_text(status: int, text: str) -> Answer:
     """An answer that is not JSON: a proxy's page, or a body that was cut."""
     if status < 300:
         return Answer(Verdict.GARBLED, text, None, "not_json", f"the answer is not JSON: {_shortened(text)}")
-    if status < 400:
-        message = "the provider redirects elsewhere, which is not followed with the token; check base_url"
-        return Answer(Verdict.REFUSED, text, None, "redirect", message)
     return _read_error(status, text, None, None, None)
 
 

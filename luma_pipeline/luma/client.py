@@ -9,7 +9,7 @@ import queue
 import random
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from email.message import Message
@@ -34,6 +34,7 @@ DEFAULT_BASE_URL = "https://api.gpt.ge"
 _log = logging.getLogger(__name__)
 
 _BATCH_PATH = "/luma/tasks"
+_SHORTEST_SECRET = 8
 _BACKOFF_BASE = 0.5
 _BACKOFF_LIMIT = 20.0
 
@@ -93,6 +94,8 @@ class LumaClient:
         if batch_size and self._dialect is not Dialect.GATEWAY:
             raise ValueError("batch_size is for the gateway dialect: Luma's own API has no such request")
         self._token = token
+        # As it is, and as some servers write it in JSON.
+        self._token_forms = {form.encode() for form in (token, token.replace("/", "\\/"), json.dumps(token)[1:-1])}
         self._transport = HttpTransport(
             base_url,
             {
@@ -114,6 +117,8 @@ class LumaClient:
         self._circuit = _Circuit(unavailable_after, self._transport.host)
         self._scouted = threading.Event()
         self._scouting = threading.Lock()
+        self._batches_known = threading.Event()
+        self._first_batch = threading.Lock()
         self._stopped = threading.Event()
         self._error: LumaError | None = None
         self._work: queue.SimpleQueue[_Work | None] = queue.SimpleQueue()
@@ -160,7 +165,7 @@ class LumaClient:
                     members = tuple(itertools.islice(source, batch_size))
                     exhausted = len(members) < batch_size
                     if members:
-                        self._work.put(_Work(job, members))
+                        self._put(_Work(job, members))
                         pending += len(members)
                 if not pending:
                     return
@@ -174,7 +179,7 @@ class LumaClient:
 
     def fetch_one(self, task_id: str) -> Outcome:
         """Ask for one task, in the caller's thread. Raises as `fetch` does."""
-        return self._ask(task_id)
+        return self._ask(_Work(None, (task_id,)), task_id)
 
     def unwatermarked_link(self, task_id: str) -> str | None:
         """Ask the gateway for a link to the video without watermark; None where it has none for this task.
@@ -194,9 +199,10 @@ class LumaClient:
 
     def close(self) -> None:
         """Stop the threads and close the connections; requests under way are cut."""
-        self._stopped.set()
-        for _ in self._threads:
-            self._work.put(None)
+        with self._starting:
+            self._stopped.set()
+            for _ in self._threads:
+                self._work.put(None)
         self._transport.close()
         for thread in self._threads:
             thread.join()
@@ -212,22 +218,39 @@ class LumaClient:
                 self._threads.append(thread)
                 thread.start()
 
+    def _put(self, work: _Work) -> None:
+        # Under the lock of `close`, so that nothing lies behind the threads' end, where nobody would answer it.
+        with self._starting:
+            self._raise_if_stopped()
+            self._work.put(work)
+
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
-            if work.job.cancelled:
-                continue
             try:
-                if self._batch_size is None or len(work.task_ids) == 1:
-                    for task_id in work.task_ids:
-                        work.job.results.put(self._ask(task_id))
-                else:
-                    self._ask_batch(work)
+                self._answer(work)
+            except _CancelledError:
+                continue
             except BaseException as error:  # noqa: BLE001 - it is raised again where the results are read
-                work.job.results.put(error)
+                work.deliver(error)
+
+    def _answer(self, work: _Work) -> None:
+        if len(work.task_ids) == 1 or self._batch_size is None:
+            for task_id in work.task_ids:
+                work.deliver(self._ask(work, task_id))
+        elif self._batches_known.is_set():
+            self._ask_batch(work)
+        else:
+            # The first batch goes alone: whether the endpoint is there is learnt with one request.
+            with self._first_batch:
+                if not self._batches_known.is_set():
+                    self._ask_batch(work)
+                    self._batches_known.set()
+                    return
+            self._answer(work)
 
     # One task.
 
-    def _ask(self, task_id: str) -> Outcome:
+    def _ask(self, work: _Work, task_id: str) -> Outcome:
         if not task_id.strip():
             return Outcome(
                 task_id,
@@ -238,7 +261,9 @@ class LumaClient:
                 error_code="blank_task_id",
                 error_message="a blank task ID cannot be asked for",
             )
-        result = self._call("GET", self._dialect.path(task_id))
+        result = self._call("GET", self._dialect.path(task_id), work=work)
+        if work.unbooked:
+            result = replace(result, requests=result.requests + work.unbooked)
         return self._outcome(task_id, result)
 
     def _outcome(self, task_id: str, result: _Result) -> Outcome:
@@ -257,7 +282,7 @@ class LumaClient:
                 kind,
                 _now(),
                 error_code=result.error_code,
-                error_message=self._shown(result.error_message),
+                error_message=result.error_message,
                 **common,
             )
         if answer.verdict is Verdict.GENERATION:
@@ -275,22 +300,31 @@ class LumaClient:
             _KINDS.get(answer.verdict, OutcomeKind.REQUEST_FAILED),
             _now(),
             http_status=result.status,
-            error_code=self._shown(answer.code),
-            error_message=self._shown(answer.message),
-            raw_response=self._shown(answer.text),
+            error_code=answer.code,
+            error_message=answer.message,
+            raw_response=answer.text,
             **common,
         )
 
-    def _shown(self, text: str | None) -> str | None:
-        """The provider's words without the token, which some gateways quote in their errors."""
-        return text.replace(self._token, "***") if text else text
+    def _read(self, http_answer: HttpAnswer) -> Answer:
+        """Read an answer without the token, which some gateways quote in their errors.
+
+        It is cut out of the bytes: once they are shortened and parsed, half a token could not be told any more. A
+        token as short as a word is no secret, and would be found in any generation.
+        """
+        body = http_answer.body
+        if http_answer.status >= 400 or len(self._token) >= _SHORTEST_SECRET:
+            for form in self._token_forms:
+                if form in body:
+                    body = body.replace(form, b"***")
+        return read_answer(http_answer.status, body)
 
     # One question, with its tries.
 
-    def _call(self, method: str, path: str, body: bytes | None = None) -> _Result:
-        call = _Call(self, method, path, body)
+    def _call(self, method: str, path: str, body: bytes | None = None, work: _Work | None = None) -> _Result:
+        call = _Call(self, method, path, body, work)
         try:
-            call.attempt()
+            self._first_attempt(call)
         except _TransientError:
             pass
         else:
@@ -315,23 +349,17 @@ class LumaClient:
         self._stop_if_open()
         return call.result
 
-    def _exchange(self, method: str, path: str, body: bytes | None) -> HttpAnswer:
-        """One request. The very first goes alone: a refused token or an empty account is learnt with one request."""
+    def _first_attempt(self, call: _Call) -> None:
+        """The client's very first request goes alone: a refused token or an empty account is learnt with one."""
         if not self._scouted.is_set():
             with self._scouting:
-                self._raise_if_stopped()
                 if not self._scouted.is_set():
-                    return self._scout(method, path, body)
-        return self._transport.request(method, path, body)
-
-    def _scout(self, method: str, path: str, body: bytes | None) -> HttpAnswer:
-        try:
-            answer = self._transport.request(method, path, body)
-            self._raise_fatal(read_answer(answer.status, answer.body))
-            return answer
-        finally:
-            if self._error is None:
-                self._scouted.set()
+                    try:
+                        return call.attempt()
+                    finally:
+                        if self._error is None:
+                            self._scouted.set()
+        return call.attempt()
 
     def _take_place(self) -> float:
         """Wait for a place in the pace; return the seconds it took."""
@@ -356,19 +384,19 @@ class LumaClient:
 
     def _raise_fatal(self, answer: Answer) -> None:
         """Raise for an answer that no later request of this run can change."""
-        said = self._shown(f"{answer.message} ({answer.code})")
+        host, said = self._transport.host, f"{answer.message} ({answer.code})"
         if answer.verdict is Verdict.BAD_TOKEN:
             self._stop(
                 AuthenticationError(
-                    f"{self._transport.host} refused the token: {said}. Check LUMA_API_TOKEN (the `token` setting) and "
-                    "that it belongs to this host."
+                    f"{host} refused the token: {said}. Check LUMA_API_TOKEN (the `token` setting) and that it belongs "
+                    "to this host."
                 )
             )
         if answer.verdict is Verdict.NO_QUOTA:
             self._stop(
                 QuotaExceededError(
-                    f"{self._transport.host} answers that the account is out of quota: {said}. Top up the account, "
-                    "then run again: what was answered so far is kept."
+                    f"{host} answers that the account is out of quota: {said}. Top up the account, then run again: "
+                    "what was answered so far is kept."
                 )
             )
 
@@ -399,31 +427,30 @@ class LumaClient:
 
     def _ask_batch(self, work: _Work) -> None:
         """Ask for the members together; what the answer leaves out or garbles is asked for singly."""
-        entries = self._batch_entries(work.task_ids) if self._batch_size else None
-        requests = 1
+        body = json.dumps({"ids": list(work.task_ids)}).encode()
+        result = self._call("POST", _BATCH_PATH, body, work)
+        found = self._batch_members(result)
         rest: list[str] = []
         for task_id in work.task_ids:
-            outcome = self._batch_outcome(task_id, entries) if entries is not None else None
-            if outcome is None:
+            answer = _batch_answer(found.get(task_id))
+            if answer is None:
                 rest.append(task_id)
             else:
-                work.job.results.put(replace(outcome, requests=requests))
-                requests = 0
+                work.deliver(self._outcome(task_id, replace(result, answer=answer)))
+                # The requests and waits of a batch are booked on one of its members.
+                result = replace(result, requests=0, throttled=0, waited_seconds=0.0)
         for task_id in rest:
-            self._work.put(_Work(work.job, (task_id,)))
+            self._put(_Work(work.job, (task_id,), result.requests))
+            result = replace(result, requests=0)
 
-    def _batch_entries(self, task_ids: Sequence[str]) -> _Batch | None:
-        result = self._call("POST", _BATCH_PATH, json.dumps({"ids": list(task_ids)}).encode())
-        answer = result.answer
-        body = answer.body if answer is not None else None
+    def _batch_members(self, result: _Result) -> Mapping[str, Any]:
+        """What a batch's answer holds for each task."""
+        body = result.answer.body if result.answer is not None else None
         data = body.get("data") if isinstance(body, Mapping) else None
         if isinstance(data, list):
-            found = {}
-            for entry in data:
-                if isinstance(entry, Mapping) and isinstance(entry.get("task_id"), str):
-                    found[entry["task_id"]] = entry.get("data")
-            return _Batch(found, result)
-        if result.status in (404, 405, 501) and self._batch_size:
+            entries = [entry for entry in data if isinstance(entry, Mapping) and isinstance(entry.get("task_id"), str)]
+            return {entry["task_id"]: entry.get("data") for entry in entries}
+        if result.status in (404, 405, 501):
             self._batch_size = None
             _log.warning(
                 "%s has no batch endpoint (HTTP %s from POST %s): asking for tasks singly",
@@ -431,14 +458,7 @@ class LumaClient:
                 result.status,
                 _BATCH_PATH,
             )
-        return None
-
-    def _batch_outcome(self, task_id: str, batch: _Batch) -> Outcome | None:
-        body = batch.found.get(task_id)
-        if not isinstance(body, Mapping) or not ("state" in body or "id" in body):
-            return None
-        answer = Answer(Verdict.GENERATION, json.dumps(body, ensure_ascii=False), body)
-        return self._outcome(task_id, replace(batch.result, answer=answer))
+        return {}
 
 
 _KINDS = {
@@ -460,14 +480,20 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Work:
-    job: _Job
+    """Tasks to ask for together, and the `fetch` that waits for them; None where the caller's own thread asks."""
+
+    job: _Job | None
     task_ids: tuple[str, ...]
+    unbooked: int = 0
+    """Requests that were sent for a single task before and are on no outcome yet."""
 
+    @property
+    def is_cancelled(self) -> bool:
+        return self.job is not None and self.job.cancelled
 
-@dataclass(frozen=True)
-class _Batch:
-    found: Mapping[str, Any]
-    result: _Result
+    def deliver(self, result: Outcome | BaseException) -> None:
+        if self.job is not None:
+            self.job.results.put(result)
 
 
 @dataclass(frozen=True)
@@ -494,34 +520,42 @@ class _TransientError(Exception):
     """A try failed in a way that another may not."""
 
 
+class _CancelledError(Exception):
+    """Nobody waits for the answer any more."""
+
+
 class _Call:
     """The tries of one question."""
 
-    def __init__(self, client: LumaClient, method: str, path: str, body: bytes | None) -> None:
+    def __init__(self, client: LumaClient, method: str, path: str, body: bytes | None, work: _Work | None) -> None:
         self._client = client
         self._request = (method, path, body)
+        self._work = work
         self._attempts = 0
         self._throttled = 0
         self._waited = 0.0
-        self._started = 0.0
+        self._started = time.monotonic()
         self.result = _Result()
 
     def attempt(self) -> None:
         """Ask once; `result` holds what came. Raises _TransientError when another try may help."""
         client = self._client
-        client._raise_if_stopped()
-        self._waited += client._take_place()
+        self._raise_if_pointless()
+        waited = client._take_place()
+        if waited:
+            self._waited += waited
+            self._raise_if_pointless()
         self._attempts += 1
         sent = time.monotonic()
-        self._started = self._started or sent
         try:
-            http_answer = client._exchange(*self._request)
+            http_answer = client._transport.request(*self._request)
         except TransportError as error:
+            client._raise_if_stopped()
             self._note(time.monotonic() - sent, None, None, error.code, str(error))
             if isinstance(error, BodyTooLargeError):
                 return
             raise _TransientError from None
-        answer = read_answer(http_answer.status, http_answer.body)
+        answer = client._read(http_answer)
         self._note(time.monotonic() - sent, answer, http_answer.status)
         client._raise_fatal(answer)
         if answer.verdict is Verdict.TOO_FAST or (http_answer.status == 503 and answer.verdict is Verdict.RETRY):
@@ -532,6 +566,11 @@ class _Call:
         if answer.verdict in (Verdict.RETRY, Verdict.GARBLED):
             raise _TransientError
         client._circuit.succeeded()
+
+    def _raise_if_pointless(self) -> None:
+        self._client._raise_if_stopped()
+        if self._work is not None and self._work.is_cancelled:
+            raise _CancelledError
 
     def spent(self, _: object) -> bool:
         """Whether the budget of attempts or of time is used up (a stop condition of tenacity)."""
@@ -583,7 +622,9 @@ class _Circuit:
         self.error: ProviderUnavailableError | None = None
 
     def succeeded(self) -> None:
-        self._failures = 0
+        if self._failures:
+            with self._lock:
+                self._failures = 0
 
     def failed(self, reason: str) -> None:
         with self._lock:
@@ -596,6 +637,14 @@ class _Circuit:
                 )
 
 
+def _batch_answer(body: object) -> Answer | None:
+    """The answer for one member of a batch; None where it is not one of a generation."""
+    if not isinstance(body, Mapping) or not ("state" in body or "id" in body):
+        return None
+    # Every character as ASCII: JSON can hold half a surrogate pair, a column of text cannot.
+    return Answer(Verdict.GENERATION, json.dumps(body), body)
+
+
 def _retry_after(headers: Message) -> float | None:
     """Seconds from a `Retry-After` header, which is a number of seconds or an HTTP date (RFC 9110, 10.2.3)."""
     value = headers.get("Retry-After")
@@ -603,7 +652,7 @@ def _retry_after(headers: Message) -> float | None:
         return None
     try:
         return max(0.0, float(value)) if value.strip().replace(".", "", 1).isdigit() else _seconds_until(value)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
 
 

@@ -101,8 +101,8 @@ class _Object:
         self.keys = tuple([field.path[-1] for field in self.fields] + [child[-1] for child in self.children])
         self.known = frozenset(self.keys)
         self.missing: dict[str, Any] = dict.fromkeys(self.keys)
-        getter = itemgetter(*self.keys)
-        self.values: Callable[[Any], tuple[Any, ...]] = getter if len(self.keys) > 1 else lambda row: (getter(row),)
+        # A key at a time: a tuple for every row would keep the garbage collector busy for longer than all the rest.
+        self.getters = [itemgetter(key) for key in self.keys]
 
 
 _PATHS = _paths()
@@ -118,8 +118,7 @@ def _leaves(answers: _Values, note: _DriftNotes) -> Iterator[tuple[Field, _Value
             note.wrong_types(path, rows, dict)
             rows = [value if type(value) is dict else page.missing for value in rows]
         try:
-            columns = zip(*map(page.values, rows), strict=True)
-            values = [list(column) for column in columns]
+            values = [list(map(getter, rows)) for getter in page.getters]
             complete = True
         except KeyError:
             values = [[row.get(key) for row in rows] for key in page.keys]
@@ -127,8 +126,6 @@ def _leaves(answers: _Values, note: _DriftNotes) -> Iterator[tuple[Field, _Value
         # A row with every key of the page and no more of them has no unknown one.
         if not complete or max(map(len, rows), default=0) > len(page.keys):
             _note_unknown(page, rows, note)
-        if not values:
-            values = [[] for _ in page.keys]
         yield from zip(page.fields, values, strict=False)
         found.update(zip(page.children, values[len(page.fields) :], strict=True))
 
@@ -155,7 +152,7 @@ class _DriftNotes:
     def add(self, path: _Path, value: object, row: int, *, unknown: bool = False) -> None:
         key = (_printable(".".join(path)), _json_type(value), unknown)
         self._counts[key] += 1
-        self._examples.setdefault(key, self._task_ids[row])
+        self._examples.setdefault(key, _printable(self._task_ids[row]))
 
     def wrong_types(self, path: _Path, values: _Values, wanted: type) -> None:
         for row, value in enumerate(values):
@@ -206,8 +203,8 @@ def _fast_time(values: _Values) -> pa.Array:
     return pc.if_else(pc.less(times, _FIRST_REAL_TIME), pa.scalar(None, TIMESTAMP), times)
 
 
-_FIRST_REAL_TIME = pa.scalar(datetime(1, 1, 2, tzinfo=timezone.utc), TIMESTAMP)
-"""The provider writes "no time" as the first moment of year 1, the zero of Go's clock."""
+_FIRST_REAL_TIME = pa.scalar(datetime(2, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
+"""The provider writes "no time" as the first moment of year 1, the zero of Go's clock, in whatever zone."""
 
 _FAST: dict[pa.DataType, Callable[[_Values], pa.Array]] = {
     pa.string(): _fast_text,
@@ -270,7 +267,7 @@ def _read_time(value: object) -> datetime | None:
 
 
 def _is_no_time(value: object, field: Field) -> bool:
-    return field.type == TIMESTAMP and isinstance(value, str) and value.startswith("0001-01-01")
+    return field.type == TIMESTAMP and isinstance(value, str) and value.startswith("0001-")
 
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")

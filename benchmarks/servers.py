@@ -1,0 +1,85 @@
+"""The servers of the benchmarks: nginx for what is fetched, SeaweedFS for what is stored, both on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+from luma_pipeline.sandbox.s3 import ObjectStore
+
+_START_SECONDS = 20.0
+
+_NGINX_CONFIG = """
+worker_processes 1; daemon off; pid {work}/pid; error_log {work}/log;
+events {{ worker_connections 1024; }}
+http {{
+  access_log off; sendfile on; keepalive_requests 100000000;
+  client_body_temp_path {work}/body; proxy_temp_path {work}/proxy; fastcgi_temp_path {work}/fastcgi;
+  uwsgi_temp_path {work}/uwsgi; scgi_temp_path {work}/scgi;
+  types {{ video/mp4 mp4; }}
+  server {{ listen 127.0.0.1:{port}; root {root}; }}
+}}
+"""
+
+
+@contextlib.contextmanager
+def file_server(root: Path, work: Path) -> Iterator[str]:
+    """nginx with one worker over the files of `root`, its own files in `work`; yields its URL.
+
+    Raises SystemExit where nginx is not installed, RuntimeError when it does not come up.
+    """
+    nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
+    if nginx is None:
+        raise SystemExit("nginx is not installed: apt-get install nginx")
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        port = held.getsockname()[1]
+    work.mkdir()
+    # Started as root, nginx reads files as another user.
+    for directory in (root, root.parent):
+        directory.chmod(0o755)
+    config = work / "nginx.conf"
+    config.write_text(_NGINX_CONFIG.format(work=work, root=root, port=port))
+    process = subprocess.Popen([nginx, "-c", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        _wait_until_up(process, port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).close()
+        except urllib.error.HTTPError:
+            return
+        except OSError:
+            time.sleep(0.05)
+        else:
+            return
+    raise RuntimeError("nginx did not come up")
+
+
+@contextlib.contextmanager
+def empty_store(directory: Path, bucket: str) -> Iterator[ObjectStore]:
+    """SeaweedFS with one bucket that has taken its first write; its data are removed at the end."""
+    try:
+        with ObjectStore(directory) as store:
+            store.create_bucket(bucket)
+            client = store.client()
+            # The first write makes the bucket's volumes, which no rival is to pay for.
+            client.put_object(Bucket=bucket, Key="first", Body=b"x")
+            client.delete_object(Bucket=bucket, Key="first")
+            yield store
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
