@@ -26,6 +26,10 @@ UTC = timezone.utc
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 
+# Dagster keeps the storage of the last instance for the whole process, and the storage only a weak reference to it.
+_instances: list[dg.DagsterInstance] = []
+
+
 class Setting:
     """Definitions over a folder of their own, and what an evaluation of schedule and sensor says."""
 
@@ -38,6 +42,7 @@ class Setting:
         self.definitions = self.component.definitions()
         # The contexts take an instance that has a folder.
         self.instance = dg.DagsterInstance.local_temp(tempfile.mkdtemp(dir=directory))
+        _instances.append(self.instance)
         self.resources = {"luma_dataset": self.dataset}
 
     def mark(self, key: str, age: timedelta, marks: str = OPEN_MARKS) -> None:
