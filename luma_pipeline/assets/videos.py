@@ -78,8 +78,6 @@ class VideosReport:
     open_artifacts: int = 0
     first_failures: list[dict[str, Any]] = field(default_factory=list)
     written: Written | None = None
-    looked_at: int = 0
-    missing: list[str] = field(default_factory=list)
     copy_seconds: list[float] = field(default_factory=list, repr=False)
 
     def copy_quantile(self, quantile: float) -> float | None:
