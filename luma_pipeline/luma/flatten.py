@@ -200,11 +200,15 @@ def _fast_text(values: _Values) -> pa.Array:
 
 def _fast_time(values: _Values) -> pa.Array:
     times = _fast_text(values).cast(TIMESTAMP)
-    return pc.if_else(pc.less(times, _FIRST_REAL_TIME), pa.scalar(None, TIMESTAMP), times)
+    times = pc.if_else(pc.equal(times, _NO_TIME), pa.scalar(None, TIMESTAMP), times)
+    if pc.any(pc.less(times, _FIRST_REAL_TIME)).as_py():
+        raise OverflowError
+    return times
 
 
+_NO_TIME = pa.scalar(datetime(1, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
+"""The provider writes "no time" as the first moment of year 1, the zero of Go's clock."""
 _FIRST_REAL_TIME = pa.scalar(datetime(2, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
-"""The provider writes "no time" as the first moment of year 1, the zero of Go's clock, in whatever zone."""
 
 _FAST: dict[pa.DataType, Callable[[_Values], pa.Array]] = {
     pa.string(): _fast_text,
@@ -267,7 +271,7 @@ def _read_time(value: object) -> datetime | None:
 
 
 def _is_no_time(value: object, field: Field) -> bool:
-    return field.type == TIMESTAMP and isinstance(value, str) and value.startswith("0001-")
+    return field.type == TIMESTAMP and isinstance(value, str) and value.startswith(("0000-", "0001-"))
 
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")

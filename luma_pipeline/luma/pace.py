@@ -78,6 +78,9 @@ class AdaptivePace:
     back to it within seconds, stays close for most of a period and only then probes above, so that nearly all of the
     limit is used and few requests are refused. The idea (and the name of the curve) is CUBIC's, RFC 9438, which AWS's
     adaptive retry mode applies to request rates too.
+
+    What got through before a throttle says little if that came within the first second, or if nothing got through at
+    all (an outage). The rate then doubles quickly from there until the next throttle, as in TCP's slow start.
     """
 
     FALL = 0.92
@@ -88,6 +91,10 @@ class AdaptivePace:
     """Seconds over which accepted requests are counted to measure the limit."""
     DEAF = 1.0
     """Seconds after a throttle in which further ones count as the same event: they were sent before it was known."""
+    LEAST = 0.7
+    """What is left of the rate after a throttle at least, however little was counted."""
+    DOUBLING = 0.25
+    """Seconds in which the rate doubles while the limit is only a guess."""
     FLOOR = 1.0
     """Requests per second that are always allowed, or a long outage would end the run's hope."""
 
@@ -96,7 +103,9 @@ class AdaptivePace:
         self._accepted: deque[float] = deque()
         self._started = time.monotonic()
         self._limit: float | None = None
+        self._is_guess = False
         self._throttled_at = 0.0
+        self._deaf_until = 0.0
         self._next = self._started
         self._held_until = self._started
         self._resumed_at = self._started
@@ -142,15 +151,23 @@ class AdaptivePace:
         """See `Pace.throttled`."""
         now = time.monotonic()
         with self._lock:
-            if self._limit is not None and now < self._throttled_at + self.DEAF:
+            if now < self._deaf_until:
                 return
+            self._deaf_until = now + self.DEAF
             self._forget(now)
             # A second is the least base: what a server lets through as a first burst is not its rate.
             seconds = min(self.WINDOW, max(1.0, now - max(self._started, self._resumed_at)))
             measured = len(self._accepted) / seconds
-            if self._limit is not None:
-                # A limit that was right a moment ago halves at most: one odd answer must not stall the run.
-                measured = max(measured, self._rate(now) / 2)
+            if self._limit is None:
+                self._is_guess = now - self._started < 1.0
+            elif self._is_guess:
+                # While the rate doubles, what is counted lags behind it, but not by more than this.
+                measured = min(self._rate(now), 3 * measured)
+                self._is_guess = False
+            else:
+                # What was counted may include a hold; and one odd answer must not stall the run.
+                measured = max(measured, min(self.LEAST * self._rate(now), self._limit))
+            self._is_guess = self._is_guess or not self._accepted
             self._limit = max(measured, self.FLOOR)
             self._throttled_at = now
             self._next = now
@@ -161,5 +178,9 @@ class AdaptivePace:
 
     def _rate(self, at: float) -> float:
         assert self._limit is not None  # noqa: S101 - called only once a limit is known
-        x = max(0.0, at - self._throttled_at) / self.PERIOD - 1.0
+        seconds = max(0.0, at - self._throttled_at)
+        if self._is_guess:
+            growth: float = 2.0 ** min(seconds / self.DOUBLING, 20.0)
+            return self._limit * growth
+        x = seconds / self.PERIOD - 1.0
         return max(self.FLOOR, self._limit * (1.0 + (1.0 - self.FALL) * x**3))

@@ -16,8 +16,7 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -50,10 +49,13 @@ class HttpAnswer:
 
 
 class HttpTransport:
-    """Requests to one host over one kept-alive connection per thread.
+    """Requests to one host over kept-alive connections, as many as there are requests at a time.
 
     `connect_timeout` and `read_timeout` are seconds for one step, `deadline` for a request as a whole: a server that
     sends a byte now and then passes every read time-out, so a watchdog cuts its connection. Thread-safe.
+
+    Raises:
+        ValueError: `base_url` is no plain http(s) address, or the environment's proxy is not spoken to in HTTP.
     """
 
     def __init__(
@@ -66,20 +68,17 @@ class HttpTransport:
         deadline: float,
         max_body_bytes: int,
     ) -> None:
-        url = urlsplit(base_url.rstrip("/"))
-        if url.scheme not in ("http", "https") or not url.hostname or url.username or url.query or url.fragment:
-            raise ValueError("base_url must be like https://host or https://host/prefix")
+        url = _parsed(base_url)
         self.host = url.netloc
         self._url = url
         self._headers = dict(headers)
         self._timeouts = (connect_timeout, read_timeout, deadline)
         self._max_body_bytes = max_body_bytes
         self._proxy = _proxy_for(url)
-        self._tls = _tls_context() if "https" in (url.scheme, self._proxy.scheme if self._proxy else "") else None
-        self._local = threading.local()
-        self._lock = threading.Lock()
-        self._connections: list[_Connection] = []
+        self._tls = _tls_context() if url.scheme == "https" else None
+        self._idle: list[_Connection] = []
         self._watchdog = _Watchdog()
+        self._closed = False
 
     def request(self, method: str, path: str, body: bytes | None = None) -> HttpAnswer:
         """Send one request and read its whole answer.
@@ -87,17 +86,12 @@ class HttpTransport:
         Raises:
             TransportError: There is no complete answer.
         """
-        connection = self._connection()
+        connection = self._take_connection()
         deadline = self._timeouts[2]
+        self._watchdog.watch(connection, deadline)
         try:
-            with self._watchdog.watching(connection, deadline):
-                answer = self._read(self._send(connection, method, path, body))
-            if not connection.overdue:
-                return answer
-        except TransportError:
-            connection.close()
-            raise
-        except (OSError, http.client.HTTPException, zlib.error, ValueError) as error:
+            answer = self._read(self._send(connection, method, path, body))
+        except (TransportError, OSError, http.client.HTTPException, zlib.error, ValueError) as error:
             connection.close()
             if not connection.overdue:
                 # Without its cause: an exception of http.client may quote the request's headers.
@@ -105,40 +99,45 @@ class HttpTransport:
         except BaseException:
             connection.close()
             raise
-        # A body that lasts until the connection closes looks whole when it is the watchdog that closed it.
-        connection.close()
-        raise TransportError("deadline", f"no complete answer from {self.host} within {deadline:g} s")
+        finally:
+            self._watchdog.release(connection)
+        if connection.overdue:
+            # A body that lasts until the connection closes looks whole when it is the watchdog that closed it.
+            connection.close()
+            raise TransportError("deadline", f"no complete answer from {self.host} within {deadline:g} s")
+        self._idle.append(connection)
+        if self._closed:
+            self._close_idle()
+        return answer
 
     def close(self) -> None:
-        """Close every thread's connection; a thread that waits for an answer wakes with an error."""
+        """Close every connection; a thread that waits for an answer wakes with an error."""
+        self._closed = True
+        # A connection in use is only cut: closing it is left to its thread, which may be reading from it.
         self._watchdog.stop()
-        with self._lock:
-            for connection in self._connections:
-                connection.cut()
-                connection.close()
-            self._connections.clear()
+        self._close_idle()
 
-    def _connection(self) -> _Connection:
-        connection: _Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._new_connection()
-            with self._lock:
-                self._connections.append(connection)
-        return connection
+    def _close_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().close()
+
+    def _take_connection(self) -> _Connection:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self._new_connection()
 
     def _new_connection(self) -> _Connection:
         target = self._proxy or self._url
-        secure = target.scheme == "https"
-        port = target.port or (443 if secure else 80)
         host = target.hostname or ""
         connect_timeout = self._timeouts[0]
-        connection: http.client.HTTPConnection
-        if self._url.scheme == "https":
-            connection = http.client.HTTPSConnection(host, port, timeout=connect_timeout, context=self._tls)
-            if self._proxy is not None:
-                connection.set_tunnel(self._url.hostname or "", self._url.port or 443, _proxy_headers(self._proxy))
-        else:
-            connection = http.client.HTTPConnection(host, port, timeout=connect_timeout)
+        if self._url.scheme == "http":
+            return _Connection(http.client.HTTPConnection(host, target.port or 80, timeout=connect_timeout))
+        port = target.port or (443 if self._proxy is None else 80)
+        connection = http.client.HTTPSConnection(host, port, timeout=connect_timeout, context=self._tls)
+        if self._proxy is not None:
+            connection.set_tunnel(self._url.hostname or "", self._url.port or 443, _proxy_headers(self._proxy))
         return _Connection(connection)
 
     def _send(self, connection: _Connection, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
@@ -164,19 +163,23 @@ class HttpTransport:
             return http_connection.getresponse()
 
     def _connect(self, connection: _Connection) -> None:
+        connection.socket = None
         connection.http.connect()
+        if connection.overdue:
+            raise TimeoutError
         connection.socket = connection.http.sock
         connection.http.sock.settimeout(self._timeouts[1])
 
     def _read(self, response: http.client.HTTPResponse) -> HttpAnswer:
+        if response.status < 200:
+            # http.client takes an interim answer (103) for the final one, which the next request would then get.
+            raise TransportError("bad_http", f"{self.host} sent only an interim answer (HTTP {response.status})")
         limit = self._max_body_bytes
         length = response.length
         if length is not None and length > limit:
             raise BodyTooLargeError("body_too_large", f"the answer has {length} bytes, more than {limit}")
         # No length: chunked, or until the connection closes. With one, a cut body raises IncompleteRead.
-        body = response.read(limit + 1) if length is None else response.read()
-        if len(body) > limit:
-            raise BodyTooLargeError("body_too_large", f"the answer has more than {limit} bytes")
+        body = response.read() if length is not None else _read_at_most(response, limit)
         encoding = response.headers.get("Content-Encoding")
         if encoding and encoding.lower() != "identity":
             body = _decompressed(body, encoding.lower(), limit)
@@ -194,11 +197,12 @@ class _Connection:
 
     def cut(self) -> None:
         self.overdue = True
-        if self.socket is not None:
+        sock = self.socket or self.http.sock  # the latter while a proxy's tunnel is made
+        if sock is not None:
             # The plain socket's shutdown, also under TLS: it wakes the reading thread and touches nothing else. One
             # that was closed meanwhile is what was wanted.
             with contextlib.suppress(OSError):
-                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
         self.http.close()
@@ -215,19 +219,22 @@ class _Watchdog:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    @contextmanager
-    def watching(self, connection: _Connection, seconds: float) -> Iterator[None]:
+    def watch(self, connection: _Connection, seconds: float) -> None:
         if self._thread is None:
             self._start()
         connection.overdue = False
         self._watched[connection] = time.monotonic() + seconds
-        try:
-            yield
-        finally:
-            self._watched.pop(connection, None)
+        if self._stopped.is_set():
+            connection.cut()
+
+    def release(self, connection: _Connection) -> None:
+        self._watched.pop(connection, None)
 
     def stop(self) -> None:
+        """Cut the connections that have a request under way, and those that begin one later."""
         self._stopped.set()
+        for connection in self._watched.copy():
+            connection.cut()
 
     def _start(self) -> None:
         with self._lock:
@@ -238,13 +245,16 @@ class _Watchdog:
     def _run(self) -> None:
         while not self._stopped.wait(self.INTERVAL):
             now = time.monotonic()
-            for connection, until in list(self._watched.items()):
+            # Copied at one go, whatever other threads do to the original meanwhile.
+            for connection, until in self._watched.copy().items():
                 if now > until:
                     connection.cut()
 
 
 def _translated(error: Exception, host: str) -> TransportError:
     """A code and a message of ours for what went wrong; the original may hold the request's headers."""
+    if isinstance(error, TransportError):
+        return error
     if isinstance(error, http.client.IncompleteRead):
         return TransportError("cut_body", f"the answer from {host} broke off after {len(error.partial)} bytes")
     if isinstance(error, zlib.error):
@@ -256,15 +266,26 @@ def _translated(error: Exception, host: str) -> TransportError:
     if isinstance(error, TimeoutError):
         return TransportError("timeout", f"{host} did not answer in time")
     if isinstance(error, OSError):
-        return TransportError(
-            "connection", f"the connection to {host} failed: {error.strerror or type(error).__name__}"
-        )
+        reason = error.strerror or str(error) or type(error).__name__
+        return TransportError("connection", f"the connection to {host} failed: {reason}")
     return TransportError("bad_http", f"{host} does not answer in readable HTTP: {type(error).__name__}")
+
+
+def _read_at_most(response: http.client.HTTPResponse, limit: int) -> bytes:
+    """The whole body, piece by piece: one large read trusts the length that a chunk says it has."""
+    pieces: list[bytes] = []
+    size = 0
+    while piece := response.read1(65536):
+        pieces.append(piece)
+        size += len(piece)
+        if size > limit:
+            raise BodyTooLargeError("body_too_large", f"the answer has more than {limit} bytes")
+    return b"".join(pieces)
 
 
 def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
     if encoding not in ("gzip", "x-gzip", "deflate"):
-        raise TransportError("bad_encoding", f"the answer is encoded as {encoding[:40]!r}, which was not asked for")
+        raise TransportError("bad_encoding", "the answer is compressed in a way that was not asked for")
     decompressor = zlib.decompressobj(wbits=47 if "gzip" in encoding else zlib.MAX_WBITS)
     plain = decompressor.decompress(body, limit + 1)
     if len(plain) > limit:
@@ -274,10 +295,26 @@ def _decompressed(body: bytes, encoding: str, limit: int) -> bytes:
     return plain
 
 
+def _parsed(base_url: str) -> SplitResult:
+    try:
+        url = urlsplit(base_url.rstrip("/"))
+        is_plain = url.port != 0 and not ("@" in url.netloc or url.query or url.fragment)
+    except ValueError:  # it quotes what may be a password
+        is_plain = False
+    if not is_plain or url.scheme not in ("http", "https") or not url.hostname:
+        raise ValueError("base_url must be like https://host or https://host/prefix")
+    return url
+
+
 def _proxy_for(url: SplitResult) -> SplitResult | None:
     proxies = requests.utils.get_environ_proxies(url.geturl())
-    proxy = requests.utils.select_proxy(url.geturl(), proxies)
-    return urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
+    address = requests.utils.select_proxy(url.geturl(), proxies)
+    if not address:
+        return None
+    proxy = urlsplit(address if "://" in address else f"http://{address}")
+    if proxy.scheme != "http" or not proxy.hostname:
+        raise ValueError(f"the environment's proxy for {url.netloc} must be like http://host:port")
+    return proxy
 
 
 def _proxy_headers(proxy: SplitResult) -> dict[str, str]:

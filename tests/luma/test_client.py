@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
-import logging
 import socket
 import threading
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from email.utils import formatdate
 from typing import Any
 
 import pytest
@@ -21,31 +20,10 @@ from luma_pipeline.luma import (
     OutcomeKind,
     ProviderUnavailableError,
     QuotaExceededError,
-    to_table,
 )
-from luma_pipeline.sandbox.provider import (
-    TOKEN,
-    Account,
-    Answer,
-    Batch,
-    Endpoint,
-    Generation,
-    Oddity,
-    ProviderServer,
-    RateLimit,
-)
-
-IDS = [f"task-{number}" for number in range(60)]
-
-
-@pytest.fixture
-def provider() -> Iterator[ProviderServer]:
-    with ProviderServer([Generation(task_id) for task_id in IDS]) as server:
-        yield server
-
-
-def client(provider: ProviderServer, **settings: Any) -> LumaClient:
-    return LumaClient(**{"token": TOKEN, "base_url": provider.base_url, "max_retry_seconds": 30.0, **settings})
+from luma_pipeline.sandbox.provider import TOKEN, Account, Answer, Generation, Oddity, ProviderServer, RateLimit
+from tests.luma.conftest import IDS, client
+from tests.luma.raw_server import raw_server
 
 
 def test_every_task_has_exactly_one_outcome(provider: ProviderServer) -> None:
@@ -174,12 +152,9 @@ def test_tasks_that_fail_among_others_that_do_not_stop_nothing(provider: Provide
 
 @pytest.mark.parametrize("form", ["seconds", "http-date"])
 def test_retry_after_holds_back_every_thread(provider: ProviderServer, form: str) -> None:
-    seconds = 2
+    seconds = 1
     headers = {"Retry-After": str(seconds)}
     if form == "http-date":
-        import time
-        from email.utils import formatdate
-
         headers = {"Retry-After": formatdate(time.time() + seconds + 2, usegmt=True)}
     provider.latency_seconds = 0.02
     provider.script("task-20", [Answer(429, headers), GOOD])
@@ -193,15 +168,30 @@ def test_retry_after_holds_back_every_thread(provider: ProviderServer, form: str
     assert min(later) - refused.at >= seconds - 0.1
 
 
+ODD_TIMES = ["soon", "", "-5", "1e3", "²", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 99999999999:28:00 GMT"]
+
+
+@pytest.mark.parametrize("retry_after", ODD_TIMES)
+def test_a_retry_after_that_is_past_or_no_time_is_an_ordinary_refusal(
+    provider: ProviderServer, retry_after: str
+) -> None:
+    provider.script("task-1", [Answer(429, {"Retry-After": retry_after}), GOOD])
+    with client(provider) as luma:
+        outcome = luma.fetch_one("task-1")
+    assert (outcome.kind, outcome.attempts, outcome.throttled) == (OutcomeKind.RESOLVED, 2, 1)
+
+
 def test_a_retry_after_longer_than_the_budget_ends_the_run(provider: ProviderServer) -> None:
     provider.script("task-1", [Answer(429, {"Retry-After": "3600"})])
     with client(provider) as luma, pytest.raises(ProviderUnavailableError, match="3600 s"):
         luma.fetch_one("task-1")
 
 
-def test_a_paced_client_never_exceeds_its_rate(provider: ProviderServer) -> None:
+@pytest.mark.parametrize("latency_seconds", [0.0, 0.5])
+def test_a_paced_client_never_exceeds_its_rate(provider: ProviderServer, latency_seconds: float) -> None:
     rate, burst = 50.0, 3
-    with client(provider, requests_per_second=rate, burst=burst) as luma:
+    provider.latency_seconds = latency_seconds
+    with client(provider, requests_per_second=rate, burst=burst, max_concurrency=32) as luma:
         list(luma.fetch(IDS))
     times = sorted(record.at for record in provider.requests)
     for first, last in itertools.combinations(range(len(times)), 2):
@@ -209,9 +199,19 @@ def test_a_paced_client_never_exceeds_its_rate(provider: ProviderServer) -> None
         assert last - first <= rate * (times[last] - times[first] + 0.1) + burst
 
 
+def test_only_the_very_first_request_goes_alone(provider: ProviderServer) -> None:
+    provider.latency_seconds = 1.0
+    with client(provider, max_concurrency=8) as luma:
+        list(luma.fetch(IDS[:9]))
+    times = sorted(record.at for record in provider.requests)
+    assert times[1] - times[0] >= 1.0
+    # Eight at once: the last of them came before the first of them was answered.
+    assert times[-1] - times[1] < 1.0
+
+
 @pytest.mark.parametrize("retry_after", ["seconds", None])
 def test_an_adaptive_client_gets_every_answer_through_a_limit(provider: ProviderServer, retry_after: Any) -> None:
-    provider.rate_limit = RateLimit(40, burst=10, retry_after=retry_after)
+    provider.rate_limit = RateLimit(100, burst=10, retry_after=retry_after)
     with client(provider) as luma:
         outcomes = list(luma.fetch(IDS))
     assert {outcome.kind for outcome in outcomes} == {OutcomeKind.RESOLVED}
@@ -239,6 +239,19 @@ def test_a_consumer_that_stops_leaves_the_rest_unasked(provider: ProviderServer)
     assert provider.total < 60
 
 
+def test_a_consumer_that_stops_leaves_nothing_to_be_tried_again(provider: ProviderServer) -> None:
+    for task_id in IDS[1:]:
+        provider.script(task_id, [Answer(500)])
+    with client(provider, max_concurrency=8, unavailable_after=1000) as luma:
+        answers = luma.fetch(IDS)
+        next(answers)
+        answers.close()  # type: ignore[attr-defined]
+        time.sleep(0.3)  # what was sent already arrives
+        sent = provider.total
+        time.sleep(1.2)  # longer than the longest pause before a second try
+        assert provider.total == sent
+
+
 def test_closing_ends_requests_under_way(provider: ProviderServer) -> None:
     provider.latency_seconds = 30.0
     luma = client(provider)
@@ -247,50 +260,38 @@ def test_closing_ends_requests_under_way(provider: ProviderServer) -> None:
         list(luma.fetch(IDS))
 
 
+@pytest.mark.parametrize("batch_size", [None, 3])
+def test_closing_while_answers_come_ends_the_fetch_and_makes_no_rows(
+    provider: ProviderServer, batch_size: int | None
+) -> None:
+    kinds = set()
+    for delay in (0.0, 0.01, 0.05, 0.1, 0.2):
+        luma = client(provider, max_attempts=1, batch_size=batch_size)
+        outcomes = luma.fetch(itertools.cycle(IDS))
+        kinds.add(next(outcomes).kind)
+        threading.Timer(delay, luma.close).start()
+        with pytest.raises(LumaError, match="closed"):
+            kinds.update(outcome.kind for outcome in outcomes)
+    assert kinds == {OutcomeKind.RESOLVED}
+
+
+def test_a_closed_client_asks_for_nothing(provider: ProviderServer) -> None:
+    luma = client(provider)
+    luma.fetch_one("task-1")
+    luma.close()
+    luma.close()
+    with pytest.raises(LumaError):
+        luma.fetch_one("task-2")
+    with pytest.raises(RuntimeError, match="closed"):
+        next(luma.fetch(IDS))
+    assert provider.total == 1
+
+
 def test_a_closed_kept_alive_connection_is_no_failure(provider: ProviderServer) -> None:
-    provider.script(
-        "task-1",
-        [
-            Answer.of_json({"id": "task-1", "state": "completed"}).__class__(
-                200, {}, b'{"state": "completed"}', close=True
-            )
-        ],
-    )
+    provider.script("task-1", [Answer(200, {}, b'{"state": "completed"}', close=True)])
     with client(provider, max_attempts=1) as luma:
         kinds = [luma.fetch_one(task_id).kind for task_id in ("task-1", "task-2")]
     assert kinds == [OutcomeKind.RESOLVED] * 2
-
-
-@contextmanager
-def raw_server(answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    """A server that reads a request's head and leaves the rest to `answer`."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    stopping = threading.Event()
-
-    def serve(connection: socket.socket) -> None:
-        with connection:
-            try:
-                connection.recv(65536)
-                while not stopping.is_set():
-                    answer(connection)
-            except OSError:
-                return
-
-    def accept() -> None:
-        while not stopping.is_set():
-            try:
-                connection, _ = listener.accept()
-            except OSError:
-                return
-            threading.Thread(target=serve, args=(connection,), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        stopping.set()
-        listener.shutdown(socket.SHUT_RDWR)
-        listener.close()
 
 
 def drip(head: bytes) -> Callable[[socket.socket], None]:
@@ -346,46 +347,9 @@ def test_a_body_above_the_limit_is_refused(oddity: Oddity) -> None:
     )
 
 
-def test_an_endless_chunked_body_is_refused() -> None:
-    def answer(connection: socket.socket) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        while True:
-            connection.sendall(b"10000\r\n" + b"x" * 65536 + b"\r\n")
-
-    with (
-        raw_server(answer) as base_url,
-        LumaClient(token=TOKEN, base_url=base_url, max_body_bytes=1_000_000) as luma,
-    ):
-        assert luma.fetch_one("t").error_code == "body_too_large"
-
-
 def test_a_gzipped_answer_is_read() -> None:
     with ProviderServer([Generation("t", oddities=(Oddity.GZIP_BODY,))]) as provider, client(provider) as luma:
         assert luma.fetch_one("t").state == "completed"
-
-
-def test_the_token_goes_to_no_other_host(provider: ProviderServer) -> None:
-    with ProviderServer([Generation("task-1")]) as other:
-        provider.script("task-1", [Answer(307, {"Location": f"{other.base_url}/luma/generations/task-1"})])
-        with client(provider) as luma:
-            assert luma.fetch_one("task-1").error_code == "redirect"
-        assert other.total == 0
-
-
-def test_the_token_is_in_no_log_error_or_row(provider: ProviderServer, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    echo = {"error": {"code": "bad_request", "message": f"key {TOKEN} may not do this"}}
-    provider.script("task-1", [Answer.of_json(echo, 400)])
-    provider.script("task-2", [Answer(drop=True)])
-    with client(provider, max_attempts=1) as luma:
-        outcomes = [luma.fetch_one("task-1"), luma.fetch_one("task-2")]
-        shown = [repr(luma), repr(outcomes), str(to_table(outcomes).to_pylist())]
-    provider.account = Account.UNAUTHORIZED
-    provider.script("task-3", [Answer.of_json(echo, 401)])
-    with client(provider) as luma, pytest.raises(AuthenticationError) as caught:
-        luma.fetch_one("task-3")
-    shown += [str(caught.value), repr(caught.value.__cause__), repr(caught.value.__context__), caplog.text]
-    assert TOKEN not in "\n".join(shown)
 
 
 BAD_SETTINGS = [
@@ -406,54 +370,3 @@ BAD_SETTINGS = [
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         LumaClient(**{"token": TOKEN, **settings})
-
-
-def rows(outcomes: Any) -> dict[str, dict[str, Any]]:
-    """Rows without what differs from one request to the next, the raw text as JSON."""
-    found = {}
-    for row in to_table(outcomes).to_pylist():
-        row["raw_response"] = json.loads(row["raw_response"])
-        row.pop("polled_at")
-        found[row["task_id"]] = row
-    return found
-
-
-def test_a_batch_gives_the_same_rows_as_single_requests(provider: ProviderServer) -> None:
-    with client(provider) as luma:
-        single = rows(luma.fetch(IDS))
-    provider.clear_log()
-    with client(provider, batch_size=20) as luma:
-        outcomes = list(luma.fetch(IDS))
-    assert rows(outcomes) == single
-    assert (provider.total, sum(outcome.requests for outcome in outcomes)) == (3, 3)
-
-
-def test_what_a_batch_leaves_out_or_garbles_is_asked_for_singly(provider: ProviderServer) -> None:
-    provider.batch = Batch(left_out=frozenset({"task-3", "nobody"}), garbled=frozenset({"task-4"}))
-    with client(provider, batch_size=10) as luma:
-        outcomes = {outcome.task_id: outcome for outcome in luma.fetch([*IDS[:10], "nobody"])}
-    assert len(outcomes) == 11
-    assert outcomes["nobody"].kind is OutcomeKind.NOT_FOUND
-    singly = {record.task_ids[0] for record in provider.requests if record.endpoint is Endpoint.SINGLE}
-    assert singly == {"task-3", "task-4", "nobody"}
-
-
-def test_a_gateway_without_batches_is_found_out_once(
-    provider: ProviderServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    provider.batch = Batch(is_enabled=False)
-    with client(provider, batch_size=10, max_concurrency=1) as luma:
-        outcomes = list(luma.fetch(IDS))
-    assert {outcome.kind for outcome in outcomes} == {OutcomeKind.RESOLVED}
-    assert sum(record.endpoint is Endpoint.BATCH for record in provider.requests) == 1
-    assert "no batch endpoint" in caplog.text
-
-
-def test_lumas_own_api_fills_the_same_columns(provider: ProviderServer) -> None:
-    with client(provider) as luma:
-        gateway = to_table(luma.fetch(IDS[:1])).to_pylist()[0]
-    with client(provider, dialect="luma") as luma:
-        own = to_table(luma.fetch(IDS[:1])).to_pylist()[0]
-    for column in ("id", "state", "request_prompt", "request_aspect_ratio", "created_at", "failure_reason"):
-        assert own[column] == gateway[column], column
-    assert own["video_url"] in (gateway["video_url"], gateway["video_download_url"])

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luma_pipeline.luma import GENERATIONS_SCHEMA, Outcome, OutcomeKind, flatten, to_table
+from luma_pipeline.luma import FINAL_STATES, GENERATIONS_SCHEMA, Outcome, OutcomeKind, flatten, to_table
+from luma_pipeline.luma.answers import read_answer
 from luma_pipeline.luma.schema import FIELDS
 
 PAGE = json.loads((Path(__file__).parent / "page_example.json").read_text())
@@ -154,7 +155,7 @@ def answers(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(st.lists(answers(), min_size=1, max_size=4))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_any_json_in_any_field_is_a_row_that_keeps_its_text(bodies: list[dict[str, Any]]) -> None:
     outcomes = [resolved(body, f"t{index}") for index, body in enumerate(bodies)]
     table = to_table(outcomes)
@@ -175,3 +176,51 @@ def test_any_value_of_a_text_field_is_either_kept_or_drift(value: Any) -> None:
 
 def test_a_task_id_that_utf8_cannot_say_is_still_a_row() -> None:
     assert pa.types.is_string(to_table([resolved(PAGE, "a\ud800b")])["task_id"].type)
+
+
+times = st.from_regex(
+    r"(000[0-2]|1969|2024|9999)-(01|02|12)-(01|29|31)([T ](00|23):(00|59)(:(00|60)(\.[0-9]{1,9})?)?(Z|z|[+-]23:59)?)?",
+    fullmatch=True,
+)
+
+
+@given(st.lists(times | st.sampled_from(["0001-01-01T00:00:00Z", "", None, 5]), min_size=1, max_size=3))
+@settings(max_examples=100, deadline=None)
+def test_a_rows_values_do_not_depend_on_its_neighbours(values: list[Any]) -> None:
+    bodies = [changed(created_at=value) for value in values]
+    together = flatten([resolved(body, f"t{index}") for index, body in enumerate(bodies)])
+    alone = [flatten([resolved(body, f"t{index}")]) for index, body in enumerate(bodies)]
+    assert together.table.to_pylist() == [part.table.to_pylist()[0] for part in alone]
+    assert sum(drift.count for drift in together.drift) == sum(drift.count for part in alone for drift in part.drift)
+
+
+@given(st.lists(answers(), min_size=2, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_a_rows_drift_does_not_depend_on_its_neighbours(bodies: list[dict[str, Any]]) -> None:
+    outcomes = [resolved(body, f"t{index}") for index, body in enumerate(bodies)]
+    together, alone = flatten(outcomes), [flatten([outcome]) for outcome in outcomes]
+    assert together.table.equals(pa.concat_tables([part.table for part in alone]))
+    assert sum(drift.count for drift in together.drift) == sum(drift.count for part in alone for drift in part.drift)
+
+
+DEEP = b'{"state": "completed", "new": ' + b"[" * 500 + b"]" * 500 + b"}"
+RAW = [
+    DEEP,
+    b'{"state": "completed", "video": {"width": ' + b"9" * 400 + b"}}",
+    b'{"state": "completed", "request": {"prompt": "\\ud83d"}}',
+    b'{"state": "completed", "video_raw": {"duration": -Infinity}, "created_at": NaN}',
+    b'{"state": "completed", "state": "failed"}',
+    b'\xef\xbb\xbf{"state": "completed"}',
+    '{"state": "completed", "request": {"prompt": "日本 🎬"}}'.encode(),
+]
+
+
+@pytest.mark.parametrize("raw", RAW)
+def test_what_json_allows_is_a_row_with_its_text(raw: bytes) -> None:
+    answer = read_answer(200, raw)
+    outcome = Outcome("t", OutcomeKind.RESOLVED, POLLED, generation=answer.body, raw_response=answer.text)
+    table = to_table([outcome])
+    table.validate(full=True)
+    row = table.to_pylist()[0]
+    assert row["raw_response"] == raw.decode()
+    assert row["state"] in FINAL_STATES

@@ -1,0 +1,134 @@
+"""What an answer means, in every shape of an error that the provider, a gateway or a proxy before it has."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luma_pipeline.luma.answers import Verdict, read_answer
+
+
+def wrapped(code: str, message: str = "", kind: str = "api_error") -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": "", "code": code}}
+
+
+def flat(code: Any, message: str = "") -> dict[str, Any]:
+    return {"code": code, "message": message, "data": None}
+
+
+HTML = b"<html><head><title>502 Bad Gateway</title></head></html>"
+GENERATION = {"id": "t", "state": "pending"}
+
+MEANINGS: list[tuple[int, Any, Verdict, str | None]] = [
+    (200, GENERATION, Verdict.GENERATION, None),
+    (200, {"state": "a word on no page"}, Verdict.GENERATION, None),
+    (200, {"id": "t"}, Verdict.GENERATION, None),
+    (200, {**GENERATION, "error": None}, Verdict.GENERATION, None),
+    (200, {**GENERATION, "code": 0, "message": "ok"}, Verdict.GENERATION, None),
+    (200, {"code": "success", "message": "", "data": GENERATION}, Verdict.GENERATION, None),
+    (200, {"id": "request-1", **wrapped("task_not_exist")}, Verdict.NOT_FOUND, "task_not_exist"),
+    (200, {}, Verdict.INVALID, "not_a_generation"),
+    (200, {"code": "success", "message": "", "data": []}, Verdict.INVALID, "not_a_generation"),
+    (200, [], Verdict.INVALID, "not_an_object"),
+    (200, None, Verdict.INVALID, "not_an_object"),
+    (200, "pending", Verdict.INVALID, "not_an_object"),
+    (200, 5, Verdict.INVALID, "not_an_object"),
+    (200, b"", Verdict.GARBLED, "not_json"),
+    (200, b'{"state": "comp', Verdict.GARBLED, "not_json"),
+    (200, b"\xff\xfe\x00", Verdict.GARBLED, "not_json"),
+    (200, b"[" * 100_000, Verdict.GARBLED, "not_json"),
+    (200, b'{"state": ' + b"9" * 5000 + b"}", Verdict.GARBLED, "not_json"),
+    (200, HTML, Verdict.GARBLED, "not_json"),
+    (302, HTML, Verdict.REFUSED, "redirect"),
+    (307, GENERATION, Verdict.REFUSED, "redirect"),
+    (401, wrapped("invalid_api_key"), Verdict.BAD_TOKEN, "invalid_api_key"),
+    (401, b"", Verdict.BAD_TOKEN, "http_401"),
+    (403, {"detail": "Not authenticated"}, Verdict.BAD_TOKEN, "http_403"),
+    (403, HTML, Verdict.BAD_TOKEN, "http_403"),
+    (200, flat("invalid_token"), Verdict.BAD_TOKEN, "invalid_token"),
+    (402, b"", Verdict.NO_QUOTA, "http_402"),
+    (403, wrapped("insufficient_user_quota"), Verdict.NO_QUOTA, "insufficient_user_quota"),
+    (403, wrapped("", "the account has no balance", kind=""), Verdict.NO_QUOTA, "http_403"),
+    (429, wrapped("insufficient_quota"), Verdict.NO_QUOTA, "insufficient_quota"),
+    (200, flat("quota_not_enough"), Verdict.NO_QUOTA, "quota_not_enough"),
+    (429, wrapped("rate_limit_exceeded"), Verdict.TOO_FAST, "rate_limit_exceeded"),
+    (429, HTML, Verdict.TOO_FAST, "http_429"),
+    (200, flat("too_many_requests"), Verdict.TOO_FAST, "too_many_requests"),
+    (404, wrapped("task_not_exist"), Verdict.NOT_FOUND, "task_not_exist"),
+    (404, b"", Verdict.NOT_FOUND, "http_404"),
+    (404, {"detail": "Generation not found"}, Verdict.NOT_FOUND, "http_404"),
+    (410, b"", Verdict.NOT_FOUND, "http_410"),
+    *((status, flat("task_not_exist"), Verdict.NOT_FOUND, "task_not_exist") for status in (200, 400, 500)),
+    (400, flat("fail", "the task does not exist"), Verdict.NOT_FOUND, "fail"),
+    (500, flat("fail", "no such task"), Verdict.NOT_FOUND, "fail"),
+    (500, wrapped("upstream", "dial tcp: lookup api.example: no such host"), Verdict.RETRY, "upstream"),
+    (400, wrapped("bad_request"), Verdict.REFUSED, "bad_request"),
+    (400, {"error": "what?"}, Verdict.REFUSED, "http_400"),
+    (400, flat(1001, "what?"), Verdict.REFUSED, "1001"),
+    (422, {"detail": [{"loc": ["path"], "msg": "bad"}]}, Verdict.REFUSED, "http_422"),
+    (200, flat("failure", "what?"), Verdict.REFUSED, "failure"),
+    (409, b"null", Verdict.REFUSED, "http_409"),
+    *((status, HTML, Verdict.RETRY, f"http_{status}") for status in (408, 425, 500, 502, 503, 504, 520, 524, 599)),
+    (503, wrapped("overloaded"), Verdict.RETRY, "overloaded"),
+    (500, [], Verdict.RETRY, "http_500"),
+]
+
+
+@pytest.mark.parametrize(("status", "body", "verdict", "code"), MEANINGS)
+def test_an_answer_means(status: int, body: Any, verdict: Verdict, code: str | None) -> None:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    answer = read_answer(status, raw)
+    assert (answer.verdict, answer.code) == (verdict, code)
+    assert answer.text == raw.decode(errors="replace")
+
+
+SAID: list[tuple[Any, str]] = [
+    (wrapped("c", "said so"), "said so"),
+    (flat("c", "said so"), "said so"),
+    ({"detail": "said so"}, "said so"),
+    ({"error": "said so"}, "said so"),
+    ({"detail": [{"msg": "said so"}]}, '[{"msg": "said so"}]'),
+    (b"<html>\r\n said   so</html>", "<html> said so</html>"),
+]
+
+
+@pytest.mark.parametrize(("body", "message"), SAID)
+def test_the_providers_own_words_are_kept(body: Any, message: str) -> None:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    assert read_answer(400, raw).message == message
+
+
+def test_a_long_message_is_shortened_and_whole_in_the_text() -> None:
+    answer = read_answer(400, b"a" * 10_000)
+    assert answer.message is not None
+    assert (len(answer.message), len(answer.text)) == (500, 10_000)
+
+
+json_like = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=8)
+    | st.sampled_from(["success", "quota", "not found"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["error", "code", "message", "detail", "data", "id", "state", "x"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(st.integers(200, 599), st.binary(max_size=40) | json_like.map(lambda value: json.dumps(value).encode()))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes_at_any_status_have_a_meaning(status: int, raw: bytes) -> None:
+    answer = read_answer(status, raw)
+    if answer.verdict is Verdict.GENERATION:
+        assert status < 300
+        assert isinstance(answer.body, dict)
+    else:
+        assert answer.code
+        assert answer.message is not None
