@@ -104,7 +104,7 @@ def build_schedule(
         if closed is not None:
             keys.insert(0, closed)
         requests = [
-            dg.RunRequest(partition_key=key, tags={_TRIGGER: "schedule"})
+            dg.RunRequest(run_key=f"{key} at {now.isoformat()}", partition_key=key, tags={_TRIGGER: "schedule"})
             for key in keys
             if not _is_under_way(context.instance, key)
         ]
@@ -176,10 +176,11 @@ def _due(
 ) -> tuple[dict[str, datetime], int]:
     """Partitions to ask again, with the start of their window, and how many others are waiting for their time.
 
-    A partition that has not been read since it closed is the schedule's to finish; here it is due like any other.
+    A partition that has not been read since it closed is the schedule's to finish; here it is due like any other, and
+    never too old: what was submitted after its last reading is in no other partition.
     """
     due: dict[str, datetime] = {}
-    waiting = 0
+    waiting: set[str] = set()
     for name in (OPEN_MARKS, UNFINISHED_MARKS):
         marks = dataset.marks(name)
         for mark, marked_at in marks.listed().items():
@@ -187,13 +188,13 @@ def _due(
             if key in due or not partitions.has_partition_key(key):
                 continue  # or left by another setting of the partitions
             window = partitions.time_window_for_partition_key(key)
-            if policy.is_over(window.end, now):
+            if name == OPEN_MARKS and policy.is_over(window.end, now):
                 marks.clear(mark)
             elif policy.is_due(window.end, max(marked_at, requested.get(key, marked_at)), now):
                 due[key] = window.start
             else:
-                waiting += 1
-    return due, waiting
+                waiting.add(key)
+    return due, len(waiting - due.keys())
 
 
 _LARGEST_GAP = 2

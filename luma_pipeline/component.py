@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, ValidatorFunctionWrapHandler, field_validator
 
 from luma_pipeline.assets.pipeline import PipelineSettings, build_pipeline
 from luma_pipeline.assets.specs import IO_MANAGER_KEY, asset_specs
@@ -107,6 +107,25 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     checkpoint_hours: float = Field(default=6.0, description="Age up to which answers of a broken run are taken up.")
     group: str = Field(default="luma", description="Asset group.")
     owners: list[str] = Field(default=[], description="Owners: e-mail addresses or team:name.")
+
+    @field_validator(
+        "api_token",
+        "source_url",
+        "source_table",
+        "source_id_column",
+        "source_time_column",
+        "source_where",
+        "source_timezone",
+        "data_url",
+        "base_url",
+        "s3_bucket",
+        "s3_prefix",
+        mode="wrap",
+    )
+    @classmethod
+    def _kept_for_the_run(cls, value: Any, as_text: ValidatorFunctionWrapHandler) -> Any:
+        """An EnvVar stays one, to be read when a run starts: it is a str, and pydantic would keep its name alone."""
+        return value if isinstance(value, dg.EnvVar) else as_text(value)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> LumaPipelineComponent:

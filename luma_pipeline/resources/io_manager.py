@@ -52,9 +52,13 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
         raise DatasetError(f"{name} can be read as pandas.DataFrame or pyarrow.Table, not as {wanted}")
 
     def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
-        """Write the table that an asset downstream returned."""
-        table = obj if isinstance(obj, pa.Table) else pa.Table.from_pandas(obj, preserve_index=False)
+        """Write the table that an asset downstream returned; one that returned None has written by itself."""
+        if obj is None:
+            return
         name = "/".join(context.asset_key.path)
+        if not isinstance(obj, (pa.Table, pd.DataFrame)):
+            raise DatasetError(f"{name} returned {type(obj).__name__}: return a pandas.DataFrame or pyarrow.Table")
+        table = obj if isinstance(obj, pa.Table) else pa.Table.from_pandas(obj, preserve_index=False)
         folders = _output_folders(context)
         if len(folders) != 1:
             raise DatasetError(

@@ -142,10 +142,8 @@ class _Reader:
         rows = blanks = unreadable = 0
         batches: list[pa.RecordBatch] = []
         # SQLite keeps a time as whatever was stored, and so its own reading of dates would refuse some of them.
-        columns = [self._id, self._time, *(carried.column for carried in self._carried)]
-        statement = sa.select(*[_as_stored(column) for column in columns]).where(
-            _near(self._time, start, end, self._zone)
-        )
+        columns = [_as_stored(self._id), _as_stored(self._time), *(_selected(part.column) for part in self._carried)]
+        statement = sa.select(*columns).where(_near(self._time, start, end, self._zone))
         if self._where:
             statement = statement.where(sa.literal_column(f"({self._where})", sa.Boolean))
         with _explained(self._table_name), self._engine.connect() as connection:
@@ -200,7 +198,7 @@ def _distinct(table: pa.Table) -> tuple[pa.Table, int]:
 
 def _task_id(value: object) -> str:
     """The ID as text, with nothing taken off or added; empty for null and blank ones."""
-    text = "" if value is None else str(value)
+    text = "" if value is None else _text(value)
     return text if text.strip() else ""
 
 
@@ -222,7 +220,7 @@ def _to_utc(value: object, zone: ZoneInfo) -> datetime | None:
     elif isinstance(value, str):
         moment = parse_timestamp(value)
     elif isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-        return _from_epoch(float(value) if isinstance(value, float) else int(value))
+        return _from_epoch(value)
     if moment is None:
         return None
     try:
@@ -231,12 +229,15 @@ def _to_utc(value: object, zone: ZoneInfo) -> datetime | None:
         return None
 
 
-def _from_epoch(number: float) -> datetime | None:
-    unit = next((unit for unit in _EPOCH_UNITS if abs(number) < _LARGEST_SECONDS * unit), None)
+def _from_epoch(number: float | Decimal) -> datetime | None:
+    if isinstance(number, Decimal) and number.is_nan():
+        return None
+    limits = ((unit, _LARGEST_SECONDS * unit) for unit in _EPOCH_UNITS)
+    unit = next((unit for unit, limit in limits if -limit < number < limit), None)
     if unit is None:
         return None
     # In whole microseconds: a float of seconds with six digits would round.
-    microseconds = round(number * (10**6 // unit)) if unit <= 10**6 else int(number) // 1000
+    microseconds: int = round(number * (10**6 // unit)) if unit <= 10**6 else int(number) // 1000
     return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=microseconds)
 
 
@@ -289,6 +290,23 @@ def _as_stored(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
 
 
 # Carried columns.
+
+_EARLIEST, _LATEST = datetime(2, 1, 1, tzinfo=timezone.utc), datetime(9998, 12, 31, tzinfo=timezone.utc)
+
+
+def _selected(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """The column as it is asked for. Times that Python cannot hold (PostgreSQL's `infinity`, years before 1) are null:
+    the driver would refuse the whole result for one of them."""
+    kind = column.type
+    if _stored_freely(column) or not isinstance(kind, (sa.DateTime, sa.Date)):
+        return _as_stored(column)
+    earliest: date = _EARLIEST
+    latest: date = _LATEST
+    if isinstance(kind, sa.Date):
+        earliest, latest = _EARLIEST.date(), _LATEST.date()
+    elif not kind.timezone:
+        earliest, latest = _EARLIEST.replace(tzinfo=None), _LATEST.replace(tzinfo=None)
+    return sa.case((column.between(earliest, latest), column), else_=None)
 
 
 class _Carried:

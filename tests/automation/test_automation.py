@@ -54,10 +54,12 @@ class Setting:
         context = dg.build_schedule_context(
             instance=self.instance, scheduled_execution_time=at, resources=self.resources
         )
+        _instances.append(context.instance)
         return self.definitions.resolve_schedule_def(SCHEDULE_NAME)(context)
 
     def sensor(self, cursor: str | None = None) -> dg.SensorResult:
         context = dg.build_sensor_context(instance=self.instance, cursor=cursor, resources=self.resources)
+        _instances.append(context.instance)
         result = self.definitions.resolve_sensor_def(SENSOR_NAME)(context)
         assert isinstance(result, dg.SensorResult)
         return result

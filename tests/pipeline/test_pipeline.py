@@ -159,7 +159,7 @@ def test_a_missing_setting_is_named(world: World, monkeypatch: pytest.MonkeyPatc
     some_tasks(world)
     definitions = world.component(s3_bucket=dg.EnvVar("LUMA_S3_BUCKET")).definitions()
     job = definitions.resolve_implicit_global_asset_job_def()
-    with pytest.raises(Exception, match="LUMA_S3_BUCKET"):
+    with pytest.raises(dg.DagsterInvalidConfigError, match='environment variable "LUMA_S3_BUCKET" which is not set'):
         job.execute_in_process(partition_key=DAY)
 
 

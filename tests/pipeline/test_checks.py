@@ -1,0 +1,132 @@
+"""The asset checks: what passes, what fails, and what of it stops the assets downstream."""
+
+# No postponed annotations in this module: Dagster reads those of assets as types.
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+import pytest
+
+from luma_pipeline.assets.generations import GenerationsReport, row_faults
+from luma_pipeline.assets.partition import GENERATIONS, Partition, PartitionReport
+from luma_pipeline.checks import RunChecks, Thresholds, check_specs
+from luma_pipeline.resources.dataset import Dataset
+from luma_pipeline.sandbox.generation import Phase
+from luma_pipeline.sandbox.provider import Oddity
+from tests.pipeline.conftest import World
+
+DAY = "2024-12-24"
+CHECKS = {"one_row_per_task", "failed_share", "not_found_share", "error_share", "schema_drift", "videos_in_bucket"}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task of a case; `known` to the provider or not, with a living link or not."""
+
+    state: str = "completed"
+    known: bool = True
+    oddities: tuple[Oddity, ...] = ()
+    is_gone: bool = False
+
+
+GOOD, FAILED, UNKNOWN = Task(), Task("failed"), Task(known=False)
+CASES: list[tuple[str, list[Task], set[str]]] = [
+    ("all is well", [GOOD, GOOD, FAILED], set()),
+    ("no tasks", [], set()),
+    ("most have failed", [GOOD, FAILED, FAILED], {"failed_share"}),
+    ("too many are unknown", [GOOD, GOOD, UNKNOWN], {"not_found_share"}),
+    ("too many answers are unreadable", [GOOD] * 4 + [Task(oddities=(Oddity.NOT_AN_OBJECT,))], {"error_share"}),
+    ("a field that is on no page", [GOOD, Task(oddities=(Oddity.EXTRA_FIELDS,))], {"schema_drift"}),
+    ("a link that has died", [GOOD, Task(is_gone=True)], {"videos_in_bucket"}),
+]
+
+
+@pytest.mark.parametrize(("tasks", "expected"), [case[1:] for case in CASES], ids=[case[0] for case in CASES])
+def test_a_check_fails_when_it_should_and_harms_no_run(world: World, tasks: list[Task], expected: set[str]) -> None:
+    world.submit()
+    for number, task in enumerate(tasks):
+        task_id = f"task-{number}"
+        phases = (Phase(0, task.state),)
+        world.submit((task_id, f"{DAY}T0{number}:00:00Z"), known=task.known, phases=phases, oddities=task.oddities)
+        if task.is_gone:
+            world.cdn.revoke(world.cdn.publish(task_id).video)
+    result = world.run(DAY)
+    assert result.success
+    evaluations = {evaluation.check_name: evaluation for evaluation in result.get_asset_check_evaluations()}
+    assert set(evaluations) == CHECKS
+    assert {name for name, evaluation in evaluations.items() if not evaluation.passed} == expected
+    for name in expected:
+        assert evaluations[name].severity is dg.AssetCheckSeverity.WARN
+
+
+def test_thresholds_are_settings(world: World) -> None:
+    world.submit(("good", f"{DAY}T01:00:00Z"))
+    world.submit(("bad", f"{DAY}T02:00:00Z"), phases=(Phase(0, "failed"),))
+    for limit, passed in ((0.5, True), (0.4, False)):
+        result = world.run(DAY, max_failed_share=limit)
+        (evaluation,) = (e for e in result.get_asset_check_evaluations() if e.check_name == "failed_share")
+        assert evaluation.passed is passed
+        assert evaluation.metadata["share"].value == 0.5
+
+
+def test_only_checks_of_assets_that_were_made_are_evaluated(world: World) -> None:
+    world.submit(("a", f"{DAY}T01:00:00Z"))
+    world.run(DAY)
+    for asset, expected in (("luma_tasks", set()), ("luma_videos", {"videos_in_bucket"})):
+        result = world.run(DAY, only=[asset])
+        assert {evaluation.check_name for evaluation in result.get_asset_check_evaluations()} == expected
+
+
+ROWS = [
+    (["a", "b"], ["b", "a"], ""),
+    ([], [], ""),
+    (["a", "b"], ["a"], "1 missing"),
+    (["a"], ["a", "a", "a"], "2 repeated"),
+    (["a"], ["a", "x"], "1 without a task"),
+    (["a", "b"], ["a", "a", "x"], "1 repeated, 1 missing, 1 without a task"),
+    (["a"], [], "1 missing"),
+    ([], ["x"], "1 without a task"),
+]
+
+
+@pytest.mark.parametrize(("tasks", "written", "expected"), ROWS)
+def test_rows_that_are_not_one_for_each_task_are_counted(
+    tmp_path: Path, tasks: list[str], written: list[str], expected: str
+) -> None:
+    file = Dataset(url=str(tmp_path)).partition(GENERATIONS, f"date={DAY}")
+    table = pa.table({"task_id": pa.array(written, pa.string())})
+    file.replace(table.schema, [table])
+    assert row_faults(pa.array(tasks, pa.string()), file) == expected
+
+
+def _report(faults: str) -> PartitionReport:
+    start = datetime(2024, 12, 24, tzinfo=timezone.utc)
+    return PartitionReport(Partition(DAY, f"date={DAY}", start, start), None, GenerationsReport(), None, faults)
+
+
+@pytest.mark.parametrize("faults", ["", "1 missing"])
+def test_a_task_without_its_row_stops_the_assets_downstream(faults: str) -> None:
+    specs = [spec for spec in check_specs() if spec.asset_key == dg.AssetKey(GENERATIONS)]
+    ran: list[str] = []
+
+    @dg.multi_asset(specs=[dg.AssetSpec(GENERATIONS)], check_specs=specs, can_subset=True)
+    def made(context: dg.AssetExecutionContext) -> Iterator[Any]:
+        checks = RunChecks(Thresholds())
+        checks.add(_report(faults))
+        yield dg.MaterializeResult(asset_key=GENERATIONS)
+        yield from checks.evaluations(context.selected_asset_check_keys)
+
+    @dg.asset(deps=[GENERATIONS])
+    def downstream() -> None:
+        ran.append("downstream")
+
+    result = dg.materialize([made, downstream], raise_on_error=False)
+    assert result.success is not bool(faults)
+    assert ran == ([] if faults else ["downstream"])
+    (evaluation,) = (e for e in result.get_asset_check_evaluations() if e.check_name == "one_row_per_task")
+    assert (evaluation.passed, evaluation.severity) == (not faults, dg.AssetCheckSeverity.ERROR)
