@@ -29,9 +29,9 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from benchmarks.results import write_section
 from benchmarks.servers import empty_store, file_server
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
 _BUCKET = "videos"
 _MB = 1_000_000
 _TIMES = "\u00d7"
@@ -415,18 +415,6 @@ def compare(arguments: argparse.Namespace) -> Iterator[list[str]]:
             entries = [("ours", 16), ("rclone copyurl", 16)]
             lines += ["", f"{many.title}, 16 at once, once each:", "", *table(many, entries, 1, url, root)]
     yield lines
-
-
-def write_section(marker: str, title: str, lines: list[str]) -> None:
-    """Replace one section of RESULTS.md, between its markers."""
-    start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    text = RESULTS.read_text() if RESULTS.exists() else "# Results\n"
-    section = "\n".join([start, f"## {title}", "", *lines, end])
-    if start in text:
-        text = text[: text.index(start)] + section + text[text.index(end) + len(end) :]
-    else:
-        text = text.rstrip("\n") + "\n\n" + section + "\n"
-    RESULTS.write_text(text)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
+from benchmarks.results import write_section
+
 EXAMPLE = Path(__file__).parent.parent / "tests" / "luma" / "page_example.json"
 _LATENCY = 0.2
 _CONCURRENCY = 16
@@ -348,18 +349,6 @@ def main() -> None:
     ]
     write_section("resolve", "Asking for tasks", lines)
     print("\n".join(lines))
-
-
-def write_section(marker: str, title: str, lines: list[str]) -> None:
-    """Replace one section of RESULTS.md, between its markers."""
-    start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
-    text = RESULTS.read_text() if RESULTS.exists() else "# Results\n"
-    section = "\n".join([start, f"## {title}", "", *lines, end])
-    if start in text:
-        text = text[: text.index(start)] + section + text[text.index(end) + len(end) :]
-    else:
-        text = text.rstrip("\n") + "\n\n" + section + "\n"
-    RESULTS.write_text(text)
 
 
 if __name__ == "__main__":

@@ -282,7 +282,8 @@ def _done_before(context: dg.AssetExecutionContext, asset: str) -> set[str]:
     """Partitions that an earlier try has reported: of this step, or of the run that is re-executed from failure."""
     run: dg.DagsterRun | None = context.run if context.retry_number else _resumed(context, context.run)
     done: set[str] = set()
-    while run is not None:
+    # What a blocking check has stopped is done anew, or a second try would pass it by looking at nothing.
+    while run is not None and not _was_blocked(context.instance, run):
         for record in context.instance.get_records_for_run(
             run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
         ).records:
@@ -293,6 +294,13 @@ def _done_before(context: dg.AssetExecutionContext, asset: str) -> set[str]:
     if done:
         context.log.info(f"{len(done)} partitions were done by an earlier try and are left as they are")
     return done
+
+
+def _was_blocked(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+    events = (record.event_log_entry.dagster_event for record in records)
+    evaluations = [event.asset_check_evaluation_data for event in events if event is not None]
+    return any(evaluation.blocking and not evaluation.passed for evaluation in evaluations)
 
 
 def _resumed(context: dg.AssetExecutionContext, run: dg.DagsterRun) -> dg.DagsterRun | None:

@@ -136,11 +136,6 @@ class LumaClient:
     ) -> None:
         self.close()
 
-    @property
-    def max_concurrency(self) -> int:
-        """The most requests under way at one moment."""
-        return self._max_concurrency
-
     def fetch(self, task_ids: Iterable[str]) -> Iterator[Outcome]:
         """Ask for tasks and yield one `Outcome` for each, in the order the answers come.
 

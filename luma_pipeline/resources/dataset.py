@@ -67,10 +67,6 @@ class Dataset(dg.ConfigurableResource):  # type: ignore[type-arg]
         filesystem, root = self._open()
         return PartitionFile(filesystem, "/".join(part for part in (root, dataset, folder, _FILE) if part), self.url)
 
-    def location(self, dataset: str, folder: str = "") -> str:
-        """Where a partition or dataset is, as a user would write it."""
-        return "/".join(part for part in (self.url.rstrip("/"), dataset, folder) if part)
-
     def checkpoints(self, dataset: str, folder: str) -> Checkpoints:
         """The unfinished answers of one partition."""
         filesystem, root = self._open()
@@ -110,11 +106,6 @@ class PartitionFile:
         """Whether the partition has been written."""
         with _explained(self._url):
             return bool(self._filesystem.get_file_info(self._path).type == fs.FileType.File)
-
-    def schema(self) -> pa.Schema:
-        """The schema of the file, with the metadata it was written with."""
-        with _explained(self._url), self._filesystem.open_input_file(self._path) as file:
-            return pq.read_schema(file)
 
     def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """The rows, a row group at a time. Columns the file lacks (an older schema) are left out."""

@@ -30,7 +30,7 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
         name = "/".join(context.asset_key.path)
         tables = []
         missing = []
-        for folder in _input_folders(context):
+        for folder in _folders(context):
             file = self.dataset.partition(name, folder)
             if file.exists():
                 tables.append(file.read())
@@ -59,7 +59,7 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
         if not isinstance(obj, (pa.Table, pd.DataFrame)):
             raise DatasetError(f"{name} returned {type(obj).__name__}: return a pandas.DataFrame or pyarrow.Table")
         table = obj if isinstance(obj, pa.Table) else pa.Table.from_pandas(obj, preserve_index=False)
-        folders = _output_folders(context)
+        folders = _folders(context)
         if len(folders) != 1:
             raise DatasetError(
                 f"{name} returned one table for {len(folders)} partitions: give the asset a backfill policy of one "
@@ -69,14 +69,7 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
         context.add_output_metadata({"dagster/row_count": written.rows, "path": dg.MetadataValue.path(written.path)})
 
 
-def _input_folders(context: dg.InputContext) -> list[str]:
-    if not context.has_asset_partitions:
-        return [""]
-    definition = context.asset_partitions_def
-    return [folder_of(definition, key) for key in context.asset_partition_keys]
-
-
-def _output_folders(context: dg.OutputContext) -> list[str]:
+def _folders(context: dg.InputContext | dg.OutputContext) -> list[str]:
     if not context.has_asset_partitions:
         return [""]
     definition = context.asset_partitions_def

