@@ -52,7 +52,7 @@ class LumaClient:
         requests_per_second: The provider's limit. None finds it: full speed until the first 429, then close below it.
         burst: Requests that may leave at once under `requests_per_second`.
         connect_timeout: Seconds for the connection to be made.
-        read_timeout: Seconds between two bytes of the answer.
+        read_timeout: Seconds from the request until its answer begins.
         deadline: Seconds for one request as a whole.
         max_attempts: Tries for one task. An answer "too fast" is not counted: it is the pace's fault, not the task's.
         max_retry_seconds: Seconds for one task over all its tries, waits for the provider's limit not counted. A

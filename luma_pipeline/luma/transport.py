@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.message import Message
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import requests.utils
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
@@ -51,8 +51,9 @@ class HttpAnswer:
 class HttpTransport:
     """Requests to one host over kept-alive connections, as many as there are requests at a time.
 
-    `connect_timeout` and `read_timeout` are seconds for one step, `deadline` for a request as a whole: a server that
-    sends a byte now and then passes every read time-out, so a watchdog cuts its connection. Thread-safe.
+    `connect_timeout` is seconds for the connection, `read_timeout` until the answer begins, `deadline` for a request as
+    a whole. A watchdog keeps the time: a server that sends a byte now and then passes every time-out of a socket's.
+    Thread-safe.
 
     Raises:
         ValueError: `base_url` is no plain http(s) address, or the environment's proxy is not spoken to in HTTP.
@@ -71,10 +72,14 @@ class HttpTransport:
         url = _parsed(base_url)
         self.host = url.netloc
         self._url = url
-        self._headers = dict(headers)
         self._timeouts = (connect_timeout, read_timeout, deadline)
         self._max_body_bytes = max_body_bytes
         self._proxy = _proxy_for(url)
+        self._target = quote(url.path, safe="/%:@!$&'()*+,;=~")
+        self._headers = _header_lines(url, headers)
+        if self._proxy is not None and url.scheme == "http":
+            self._target = f"http://{_host(url)}{self._target}"
+            self._headers += "".join(f"{name}: {value}\r\n" for name, value in _proxy_headers(self._proxy).items())
         self._tls = _tls_context() if url.scheme == "https" else None
         self._idle: list[_Connection] = []
         self._watchdog = _Watchdog()
@@ -87,10 +92,13 @@ class HttpTransport:
             TransportError: There is no complete answer.
         """
         connection = self._take_connection()
-        deadline = self._timeouts[2]
-        self._watchdog.watch(connection, deadline)
+        ends_at = time.monotonic() + self._timeouts[2]
+        self._watchdog.watch(connection, ends_at)
         try:
-            answer = self._read(self._send(connection, method, path, body))
+            response = self._send(connection, method, path, body, ends_at)
+            connection.is_answering = True
+            self._watchdog.extend(connection, ends_at)
+            answer = self._read(response)
         except (TransportError, OSError, http.client.HTTPException, zlib.error, ValueError) as error:
             connection.close()
             if not connection.overdue:
@@ -104,11 +112,20 @@ class HttpTransport:
         if connection.overdue:
             # A body that lasts until the connection closes looks whole when it is the watchdog that closed it.
             connection.close()
-            raise TransportError("deadline", f"no complete answer from {self.host} within {deadline:g} s")
+            raise TransportError(*self._lateness(connection))
+        if response.will_close:
+            connection.close()
         self._idle.append(connection)
         if self._closed:
             self._close_idle()
         return answer
+
+    def _lateness(self, connection: _Connection) -> tuple[str, str]:
+        """Code and message for a connection that the watchdog has cut."""
+        _, read_timeout, deadline = self._timeouts
+        if not connection.is_answering and read_timeout < deadline:
+            return "timeout", f"{self.host} did not begin to answer within {read_timeout:g} s"
+        return "deadline", f"no complete answer from {self.host} within {deadline:g} s"
 
     def close(self) -> None:
         """Close every connection; a thread that waits for an answer wakes with an error."""
@@ -140,27 +157,34 @@ class HttpTransport:
             connection.set_tunnel(self._url.hostname or "", self._url.port or 443, _proxy_headers(self._proxy))
         return _Connection(connection)
 
-    def _send(self, connection: _Connection, method: str, path: str, body: bytes | None) -> http.client.HTTPResponse:
+    def _send(
+        self, connection: _Connection, method: str, path: str, body: bytes | None, ends_at: float
+    ) -> http.client.HTTPResponse:
         """Send and wait for the answer's head; once more if a kept-alive connection turns out to be closed."""
-        http_connection = connection.http
-        target = self._url.path + path
-        headers = self._headers
-        if self._proxy is not None and self._url.scheme == "http":
-            target = f"http://{self.host}{target}"
-            headers = {**headers, **_proxy_headers(self._proxy)}
-        reused = http_connection.sock is not None
+        length = "" if body is None else f"Content-Length: {len(body)}\r\n"
+        head = f"{method} {self._target}{path} HTTP/1.1\r\n{length}{self._headers}\r\n"
+        request = head.encode("latin-1") + (body or b"")
+        reused = connection.http.sock is not None
+        if not reused:
+            self._connect(connection)
         try:
-            if not reused:
-                self._connect(connection)
-            http_connection.request(method, target, body, headers)
-            return http_connection.getresponse()
+            return self._exchange(connection, method, request, ends_at)
         except (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError):
             if not reused or connection.overdue:
                 raise
-            http_connection.close()
-            self._connect(connection)
-            http_connection.request(method, target, body, headers)
-            return http_connection.getresponse()
+        connection.close()
+        self._connect(connection)
+        return self._exchange(connection, method, request, ends_at)
+
+    def _exchange(
+        self, connection: _Connection, method: str, request: bytes, ends_at: float
+    ) -> http.client.HTTPResponse:
+        self._watchdog.extend(connection, min(ends_at, time.monotonic() + self._timeouts[1]))
+        # At once: http.client's own way to send a request costs as much CPU as reading the answer.
+        connection.http.sock.sendall(request)
+        response = connection.response = http.client.HTTPResponse(connection.http.sock, method=method)
+        response.begin()
+        return response
 
     def _connect(self, connection: _Connection) -> None:
         connection.socket = None
@@ -168,7 +192,8 @@ class HttpTransport:
         if connection.overdue:
             raise TimeoutError
         connection.socket = connection.http.sock
-        connection.http.sock.settimeout(self._timeouts[1])
+        # The watchdog keeps the time: with a time-out of its own a socket polls before it sends or receives anything.
+        connection.http.sock.settimeout(None)
 
     def _read(self, response: http.client.HTTPResponse) -> HttpAnswer:
         if response.status < 200:
@@ -193,6 +218,8 @@ class _Connection:
         self.http = connection
         # Held here as well: http.client lets go of it before the body is read when the server will close.
         self.socket: socket.socket | None = None
+        self.response: http.client.HTTPResponse | None = None
+        self.is_answering = False
         self.overdue = False
 
     def cut(self) -> None:
@@ -205,6 +232,8 @@ class _Connection:
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def close(self) -> None:
+        if self.response is not None:
+            self.response.close()  # it holds the socket open
         self.http.close()
 
 
@@ -219,13 +248,18 @@ class _Watchdog:
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
 
-    def watch(self, connection: _Connection, seconds: float) -> None:
+    def watch(self, connection: _Connection, until: float) -> None:
+        """Begin to watch; `until` is a monotonic time."""
         if self._thread is None:
             self._start()
-        connection.overdue = False
-        self._watched[connection] = time.monotonic() + seconds
+        connection.is_answering = connection.overdue = False
+        self._watched[connection] = until
         if self._stopped.is_set():
             connection.cut()
+
+    def extend(self, connection: _Connection, until: float) -> None:
+        """Set another time for a connection that is watched."""
+        self._watched[connection] = until
 
     def release(self, connection: _Connection) -> None:
         self._watched.pop(connection, None)
@@ -315,6 +349,17 @@ def _proxy_for(url: SplitResult) -> SplitResult | None:
     if proxy.scheme != "http" or not proxy.hostname:
         raise ValueError(f"the environment's proxy for {url.netloc} must be like http://host:port")
     return proxy
+
+
+def _host(url: SplitResult) -> str:
+    """Host and port as a request names them: a name of other letters in its ASCII form."""
+    return url.netloc if url.netloc.isascii() else url.netloc.encode("idna").decode()
+
+
+def _header_lines(url: SplitResult, headers: Mapping[str, str]) -> str:
+    # Compressed answers are not asked for: they would cost more CPU than the bytes they save.
+    all_headers = {"Host": _host(url), "Accept-Encoding": "identity", **headers}
+    return "".join(f"{name}: {value}\r\n" for name, value in all_headers.items())
 
 
 def _proxy_headers(proxy: SplitResult) -> dict[str, str]:
