@@ -167,15 +167,13 @@ class _DriftNotes:
 
 
 def _column(values: _Values, field: Field, note: _DriftNotes) -> pa.Array:
-    types = set(map(type, values))
-    types.discard(type(None))
-    if not types:
-        return pa.nulls(len(values), field.type)
-    if types <= _FAST_TYPES[field.type]:
+    # Arrow itself refuses what is no text, but takes true and 1.5 for numbers.
+    wanted = _FAST_TYPES.get(field.type)
+    if wanted is None or wanted.issuperset(map(type, values)):
         try:
             return _FAST[field.type](values)
         except (pa.ArrowException, UnicodeEncodeError, OverflowError):
-            pass  # one of the values is out of range: find out which
+            pass  # one of the values is of another type or out of range: find out which
     read = _READERS[field.type]
     plain: _Values = []
     for row, value in enumerate(values):
@@ -210,24 +208,24 @@ _NO_TIME = pa.scalar(datetime(1, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
 """The provider writes "no time" as the first moment of year 1, the zero of Go's clock."""
 _FIRST_REAL_TIME = pa.scalar(datetime(2, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
 
+
+def _fast_float(values: _Values) -> pa.Array:
+    numbers = pa.array(values, pa.float64())
+    if pc.all(pc.is_finite(numbers)).as_py() is False:
+        raise OverflowError
+    return numbers
+
+
 _FAST: dict[pa.DataType, Callable[[_Values], pa.Array]] = {
     pa.string(): _fast_text,
     pa.int64(): lambda values: pa.array(values, pa.int64()),
-    pa.float64(): lambda values: pa.array([None if v is None else _finite(v) for v in values], pa.float64()),
+    pa.float64(): _fast_float,
     TIMESTAMP: _fast_time,
 }
-_FAST_TYPES: dict[pa.DataType, set[type]] = {
-    pa.string(): {str},
-    pa.int64(): {int},
-    pa.float64(): {int, float},
-    TIMESTAMP: {str},
+_FAST_TYPES: dict[pa.DataType, frozenset[type]] = {
+    pa.int64(): frozenset({int, type(None)}),
+    pa.float64(): frozenset({int, float, type(None)}),
 }
-
-
-def _finite(value: float) -> float:
-    if not math.isfinite(value):
-        raise OverflowError
-    return float(value)
 
 
 # Value by value. None means: not of this type.
