@@ -115,6 +115,7 @@ class LumaClient:
         self._max_retry_seconds = max_retry_seconds
         self._batch_size = batch_size
         self._circuit = _Circuit(unavailable_after, self._transport.host)
+        self._turn = threading.Lock()
         self._scouted = threading.Event()
         self._scouting = threading.Lock()
         self._batches_known = threading.Event()
@@ -357,14 +358,18 @@ class LumaClient:
         return call.attempt()
 
     def _take_place(self) -> float:
-        """Wait for a place in the pace; return the seconds it took."""
-        waited = 0.0
-        while (seconds := self._pace.reserve()) > 0:
-            self._sleep(seconds)
-            waited += seconds
-            if not self._pace.held():
-                break
-        return waited
+        """Wait for a place in the pace; return the seconds it took.
+
+        One thread waits for the place and the others for it: what is learnt meanwhile (a hold, another rate) is so
+        for all of them.
+        """
+        if self._pace.reserve() == 0.0:
+            return 0.0
+        started = time.monotonic()
+        with self._turn:
+            while (seconds := self._pace.reserve()) > 0:
+                self._sleep(seconds)
+        return time.monotonic() - started
 
     def _sleep(self, seconds: float) -> None:
         if seconds > 0:
