@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test lint types check lock test-lowest benchmark-extra benchmark-resolve benchmark-copy clean
+.PHONY: demo dev sandbox test lint types check lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -49,6 +49,9 @@ benchmark-resolve: benchmark-extra
 
 benchmark-copy: benchmark-extra
 	$(BIN)/python -m benchmarks.copy
+
+benchmark-backfill: $(READY)
+	$(BIN)/python -m benchmarks.backfill
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest .sandbox build *.egg-info

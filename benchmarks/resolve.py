@@ -30,6 +30,7 @@ from benchmarks.results import write_section
 EXAMPLE = Path(__file__).parent.parent / "tests" / "luma" / "page_example.json"
 _LATENCY = 0.2
 _CONCURRENCY = 16
+_LIMITED = 20_000
 
 
 # The rivals. Each asks for `tasks` IDs at `url` and ends with the answers on disk as Parquet, or says that it does not.
@@ -159,6 +160,14 @@ def flatten_pandas(url: str, tasks: int, directory: Path) -> dict[str, float]:
     return _flattening(tasks, lambda bodies: pd.json_normalize(bodies, sep="_"))
 
 
+def flatten_pandas_to_arrow(url: str, tasks: int, directory: Path) -> dict[str, float]:
+    """pandas.json_normalize and its frame as an Arrow table, which is what Parquet is written from."""
+    import pandas as pd
+    import pyarrow as pa
+
+    return _flattening(tasks, lambda bodies: pa.Table.from_pandas(pd.json_normalize(bodies, sep="_")))
+
+
 def _flattening(tasks: int, flatten: Callable[[list[Any]], Any]) -> dict[str, float]:
     text = EXAMPLE.read_text()
     spent = 0.0
@@ -178,6 +187,7 @@ RIVALS: dict[str, Callable[..., dict[str, float]]] = {
     "aiohttp": aiohttp_rival,
     "flatten_ours": flatten_ours,
     "flatten_pandas": flatten_pandas,
+    "flatten_pandas_to_arrow": flatten_pandas_to_arrow,
 }
 
 
@@ -185,7 +195,7 @@ def run_here(name: str, url: str, tasks: int, settings: dict[str, Any]) -> None:
     """In a process of its own: run a rival and print its figures as JSON."""
     with tempfile.TemporaryDirectory() as directory:
         # Imports and first connections are not what is measured.
-        if name not in ("flatten_ours", "flatten_pandas"):
+        if not name.startswith("flatten"):
             RIVALS[name](url, 20, Path(directory) / "warm", **settings)
         before = resource.getrusage(resource.RUSAGE_SELF)
         started = time.perf_counter()
@@ -330,10 +340,12 @@ def main() -> None:
             ]
     ours_us = measure("flatten_ours", "", 10_000)["microseconds"]
     pandas_us = measure("flatten_pandas", "", 10_000)["microseconds"]
+    arrow_us = measure("flatten_pandas_to_arrow", "", 10_000)["microseconds"]
     lines += [
         "",
-        f"Flattening: ours {ours_us:.1f} µs a task, pandas.json_normalize {pandas_us:.1f} µs, "
-        f"{pandas_us / ours_us:.2f} times as much.",
+        f"Flattening, 500 at a time: ours {ours_us:.1f} µs a task (typed Arrow columns, the raw body and the outcome "
+        f"among them), pandas.json_normalize {pandas_us:.1f} µs ({pandas_us / ours_us:.2f} times as much), with its "
+        f"frame turned into an Arrow table {arrow_us:.1f} µs ({arrow_us / ours_us:.2f} times).",
         "",
         f"{_LATENCY * 1000:.0f} ms latency, {_CONCURRENCY} at once, 1,600 tasks:",
         "",
@@ -341,11 +353,11 @@ def main() -> None:
         "| --- | ---: | ---: | ---: |",
         *against_latency(1_600),
         "",
-        "A limit of 100 requests/s with a burst of 10, 3,000 tasks, 429 above with `Retry-After` in seconds:",
+        f"A limit of 100 requests/s with a burst of 10, {_LIMITED:,} tasks, 429 above with `Retry-After: 1`:",
         "",
         "| pace | time, of N ÷ R | answered 429 | requests |",
         "| --- | ---: | ---: | ---: |",
-        *against_a_limit(3_000, 100.0),
+        *against_a_limit(_LIMITED, 100.0),
     ]
     write_section("resolve", "Asking for tasks", lines)
     print("\n".join(lines))

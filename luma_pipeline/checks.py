@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,7 +55,9 @@ def check_specs() -> list[dg.AssetCheckSpec]:
         dg.AssetCheckSpec(
             VIDEOS_IN_BUCKET,
             asset=VIDEOS,
-            description="Every completed task's artifacts are in the bucket.",
+            blocking=True,
+            description="Every completed task's artifacts are in the bucket. An object that the manifest has and the "
+            "bucket has not stops the assets downstream; one that could not be copied is a warning.",
         ),
     ]
 
@@ -65,10 +68,24 @@ class RunChecks:
 
     thresholds: Thresholds
     _reports: list[PartitionReport] = field(default_factory=list)
+    _looked_up: int = 0
+    _gone: dict[str, str] = field(default_factory=dict)
 
     def add(self, report: PartitionReport) -> None:
         """Take in a partition that is done."""
         self._reports.append(report)
+
+    def look_up(self, sizes_of: Callable[[Iterable[str]], Mapping[str, int | None]], most: int | None) -> None:
+        """Ask the store for up to `most` of the objects in the partitions' manifests (None: for all that they name)."""
+        named = [pair for report in self._reports if report.videos is not None for pair in report.videos.to_check]
+        if most is not None and len(named) > most:
+            named = random.sample(named, most)
+        found = sizes_of(key for key, _ in named)
+        self._looked_up = len(named)
+        for key, size in named:
+            if found[key] != size:
+                there = "is not there" if found[key] is None else f"has {found[key]} bytes"
+                self._gone[key] = f"{there}, the manifest says {size} bytes"
 
     def evaluations(self, selected: Iterable[dg.AssetCheckKey]) -> Iterator[dg.AssetCheckEvaluation]:
         """The evaluations of the checks selected, of those whose asset the run has made."""
@@ -109,9 +126,15 @@ class RunChecks:
         if not reports:
             return
         statuses = _total(report.videos.statuses for report in reports if report.videos)
-        # Each object that counts as present was looked up in the store by this very run.
         not_copied = statuses.get("expired", 0) + statuses.get("failed", 0)
-        yield _evaluation(VIDEOS, VIDEOS_IN_BUCKET, not not_copied, {"not_copied": not_copied, **statuses})
+        yield _evaluation(
+            VIDEOS,
+            VIDEOS_IN_BUCKET,
+            not not_copied and not self._gone,
+            {"not_copied": not_copied, **statuses, "looked_up": self._looked_up, **_shown("gone", self._gone)},
+            blocking=True,
+            severity=dg.AssetCheckSeverity.ERROR if self._gone else dg.AssetCheckSeverity.WARN,
+        )
 
 
 def _share(name: str, count: int, tasks: int, limit: float) -> dg.AssetCheckEvaluation:

@@ -73,7 +73,9 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     key_template: str = Field(default="{task_id}/{artifact}.{extension}", description="Key below the prefix.")
     artifacts: list[str] = Field(default=["video"], description="video, video_raw, thumbnail, last_frame.")
     link_preference: list[str] = Field(
-        default=["download_url", "url"], description="Which of a video's links is tried first."
+        default=["download_url", "url"],
+        description="Which of a video's links is taken first: download_url, url, or unwatermarked, for which the "
+        "gateway is asked by a request of its own.",
     )
     copy_workers: int = Field(default=8, description="Artifacts copied at the same time.")
     allowed_media_hosts: list[str] = Field(default=[], description="Hosts to copy from; empty: any public host.")
@@ -83,6 +85,10 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     server_side_encryption: str | None = Field(default=None, description="AES256 or aws:kms.")
     sse_kms_key_id: str | None = Field(default=None, description="KMS key for aws:kms.")
     storage_class: str | None = Field(default=None, description="S3 storage class, such as STANDARD_IA.")
+    object_acl: str | None = Field(default=None, description="Canned ACL of every object.")
+    object_tags: dict[str, str] = Field(
+        default={}, description="Tags of every object: name=value, separated by commas."
+    )
 
     partitions: str = Field(default="daily", description="hourly, daily, weekly or monthly, on the submitted time.")
     partitions_start: str = Field(default="2024-01-01", description="Date in the first partition.")
@@ -97,6 +103,11 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     max_failed_share: float = Field(default=0.5, description="Share of failed tasks at which the check fails.")
     max_not_found_share: float = Field(default=0.2, description="Share of tasks not found at which the check fails.")
     max_error_share: float = Field(default=0.1, description="Share of tasks in error at which the check fails.")
+    objects_checked: int = Field(
+        default=50,
+        ge=-1,
+        description="Objects of a run that the check videos_in_bucket looks up in the store; -1: all.",
+    )
 
     retry_delay_seconds: float = Field(
         default=30.0, description="Seconds until partitions that failed are tried once more in the same run."
@@ -159,11 +170,12 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         specs = asset_specs(self.group, self.owners, partitions, freshness=freshness)
         settings = PipelineSettings(
             artifacts=artifacts_from(self.artifacts),
-            link_preference=tuple(LinkSource(name) for name in self.link_preference),
+            link_preference=_link_preference(self.link_preference, self.dialect),
             give_up_after_seconds=self.give_up_after_hours * 3600,
             checkpoint_seconds=self.checkpoint_hours * 3600,
             partitions_per_run=self.partitions_per_run,
             retry_delay_seconds=self.retry_delay_seconds,
+            objects_checked=None if self.objects_checked == -1 else self.objects_checked,
             thresholds=Thresholds(self.max_failed_share, self.max_not_found_share, self.max_error_share),
         )
         job = build_job()
@@ -212,6 +224,8 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
                 server_side_encryption=self.server_side_encryption,
                 sse_kms_key_id=self.sse_kms_key_id,
                 storage_class=self.storage_class,
+                acl=self.object_acl,
+                tags=self.object_tags,
             ),
             "luma_dataset": dataset,
             IO_MANAGER_KEY: LumaParquetIOManager(dataset=dataset),
@@ -229,9 +243,22 @@ def _frequency(name: str) -> Frequency:
         raise ValueError(f"LUMA_PARTITIONS must be hourly, daily, weekly or monthly, not {name!r}") from None
 
 
+def _link_preference(names: list[str], dialect: str) -> tuple[LinkSource, ...]:
+    try:
+        preference = tuple(LinkSource(name) for name in names)
+    except ValueError:
+        there = ", ".join(source.value for source in LinkSource)
+        raise ValueError(f"LUMA_LINK_PREFERENCE must be some of {there}, not {', '.join(names)}") from None
+    if LinkSource.UNWATERMARKED in preference and dialect != "gateway":
+        raise ValueError("LUMA_LINK_PREFERENCE: unwatermarked is a link of the gateway's, not of the dialect luma")
+    return preference
+
+
 def _parsed(annotation: Any, text: str, variable: str) -> Any:
     kind = str(annotation)
     try:
+        if "dict" in kind:
+            return {name.strip(): value.strip() for name, value in (part.split("=", 1) for part in text.split(","))}
         if "list" in kind:
             return [part.strip() for part in text.split(",") if part.strip()]
         if "bool" in kind:

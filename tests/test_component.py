@@ -41,10 +41,12 @@ def test_settings_come_from_their_variables() -> None:
             "LUMA_ALLOW_PRIVATE_MEDIA": "true",
             "LUMA_BATCH_SIZE": "50",
             "LUMA_S3_PREFIX": "x/y",
+            "LUMA_OBJECT_TAGS": "team=video, cost = a=b",
         }
     )
     assert (component.requests_per_second, component.source_columns, component.batch_size) == (7.5, ["a", "b"], 50)
     assert (component.allow_private_media, component.s3_prefix) == (True, "x/y")
+    assert component.object_tags == {"team": "video", "cost": "a=b"}
 
 
 BAD = [
@@ -53,6 +55,8 @@ BAD = [
     ("LUMA_OVERWRITE", "maybe"),
     ("LUMA_PARTITIONS", "yearly"),
     ("LUMA_PARTITIONS_START", "24.12.2024"),
+    ("LUMA_OBJECT_TAGS", "team"),
+    ("LUMA_LINK_PREFERENCE", "download_url,best"),
 ]
 
 
@@ -60,6 +64,12 @@ BAD = [
 def test_a_bad_value_names_its_variable(variable: str, text: str) -> None:
     with pytest.raises(ValueError, match=variable):
         LumaPipelineComponent.from_environment({variable: text}).definitions()
+
+
+def test_the_link_without_watermark_is_the_gateways() -> None:
+    settings = {"LUMA_LINK_PREFERENCE": "unwatermarked,url", "LUMA_DIALECT": "luma"}
+    with pytest.raises(ValueError, match="LUMA_LINK_PREFERENCE"):
+        LumaPipelineComponent.from_environment(settings).definitions()
 
 
 def test_secrets_are_in_no_repr() -> None:

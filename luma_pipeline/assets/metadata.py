@@ -9,6 +9,7 @@ from urllib.parse import quote
 import dagster as dg
 
 from luma_pipeline.assets.generations import GenerationsReport
+from luma_pipeline.assets.specs import GENERATIONS_LINEAGE, VIDEOS_LINEAGE
 from luma_pipeline.assets.tasks import TasksReport
 from luma_pipeline.assets.videos import VideosReport
 from luma_pipeline.luma import State
@@ -57,6 +58,7 @@ def generations_metadata(report: GenerationsReport) -> Metadata:
         "seconds": round(report.seconds, 3),
         "schema_drift": sum(drift.count for drift in report.drift.values()),
         "preview": dg.MetadataValue.md(_generations_preview(report.preview)),
+        "dagster/column_lineage": GENERATIONS_LINEAGE,
     }
     unknown = sorted(state for state in states if state not in known)
     if unknown:
@@ -81,6 +83,7 @@ def videos_metadata(report: VideosReport, location: str) -> Metadata:
         "megabytes_per_second": round(report.bytes_downloaded / _MEGABYTE / max(report.seconds, 1e-9), 3),
         "seconds": round(report.seconds, 3),
         "s3_location": dg.MetadataValue.path(location),
+        "dagster/column_lineage": VIDEOS_LINEAGE,
     }
     for name, quantile in (("copy_p50_seconds", 0.5), ("copy_p95_seconds", 0.95)):
         seconds = report.copy_quantile(quantile)

@@ -61,6 +61,8 @@ class PipelineSettings:
     partitions_per_run: int
     thresholds: Thresholds
     retry_delay_seconds: float
+    objects_checked: int | None
+    """Objects that the check videos_in_bucket looks up in the store in a run; None: all."""
 
 
 def build_pipeline(
@@ -86,6 +88,12 @@ def build_pipeline(
         luma_bucket: VideoBucket,
     ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation]:
         selected = [name for name in _ORDER if dg.AssetKey(name) in context.selected_asset_keys]
+        if not selected:
+            raise dg.Failure(
+                description="the checks are evaluated in the run that makes their asset: materialize it for the "
+                "partitions to be checked; what is final and copied costs no request to the provider",
+                allow_retries=False,
+            )
         run = _Run(context, settings, selected, config, luma_bucket, luma_dataset)
         with ExitStack() as stack:
             try:
@@ -93,6 +101,8 @@ def build_pipeline(
                 done = _done_before(context, selected[-1])
                 left = [_partition(partitions, key) for key in context.partition_keys if key not in done]
                 failures = run.do_all(left, work)
+                if work.copier is not None and not config.dry_run:
+                    run.checks.look_up(work.copier.stored_sizes, settings.objects_checked)
             except _STOPS_THE_RUN as error:
                 where = " (LUMA_S3_BUCKET)" if isinstance(error, BucketError) else ""
                 raise dg.Failure(description=f"{error}{where}", allow_retries=False) from error
@@ -139,7 +149,13 @@ def _prepare(stack: ExitStack, run: "_Run", source: SourceTable, provider: LumaP
         client=client if GENERATIONS in run.selected else None,
         copier=copier,
         resolve=ResolvePolicy(give_up, settings.checkpoint_seconds, config.refresh, config.limit),
-        manifest=ManifestPolicy(artifacts, settings.link_preference, give_up),
+        manifest=ManifestPolicy(
+            artifacts,
+            settings.link_preference,
+            give_up,
+            client.unwatermarked_link if client is not None else None,
+            settings.objects_checked,
+        ),
     )
 
 
@@ -300,7 +316,10 @@ def _was_blocked(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
     events = (record.event_log_entry.dagster_event for record in records)
     evaluations = [event.asset_check_evaluation_data for event in events if event is not None]
-    return any(evaluation.blocking and not evaluation.passed for evaluation in evaluations)
+    return any(
+        evaluation.blocking and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR
+        for evaluation in evaluations
+    )
 
 
 def _resumed(context: dg.AssetExecutionContext, run: dg.DagsterRun) -> dg.DagsterRun | None:

@@ -13,7 +13,7 @@ from luma_pipeline.assets.videos import VIDEOS_SCHEMA
 from luma_pipeline.luma import GENERATIONS_SCHEMA
 from luma_pipeline.luma.schema import FIELDS, TIMESTAMP
 
-__all__ = ["IO_MANAGER_KEY", "asset_specs", "table_schema"]
+__all__ = ["GENERATIONS_LINEAGE", "IO_MANAGER_KEY", "VIDEOS_LINEAGE", "asset_specs", "table_schema"]
 
 IO_MANAGER_KEY = "luma_parquet"
 
@@ -76,7 +76,7 @@ def asset_specs(
             kinds={"luma", "parquet"},
             metadata={
                 "dagster/column_schema": table_schema(GENERATIONS_SCHEMA),
-                "dagster/column_lineage": _lineage(TASKS, ["task_id", "submitted_at"]),
+                "dagster/column_lineage": GENERATIONS_LINEAGE,
             },
             **common,  # type: ignore[arg-type]
         ),
@@ -87,9 +87,7 @@ def asset_specs(
             kinds={"s3", "parquet"},
             metadata={
                 "dagster/column_schema": table_schema(VIDEOS_SCHEMA),
-                "dagster/column_lineage": _lineage(
-                    GENERATIONS, ["task_id"], {"source_url": ["video_download_url", "video_url"]}
-                ),
+                "dagster/column_lineage": VIDEOS_LINEAGE,
             },
             **common,  # type: ignore[arg-type]
         ),
@@ -122,3 +120,7 @@ def _lineage(
             for column, names in columns.items()
         }
     )
+
+
+GENERATIONS_LINEAGE = _lineage(TASKS, ["task_id", "submitted_at"])
+VIDEOS_LINEAGE = _lineage(GENERATIONS, ["task_id"], {"source_url": ["video_download_url", "video_url"]})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import random
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -58,11 +59,17 @@ _FIRST_FAILURES = 20
 
 @dataclass(frozen=True)
 class ManifestPolicy:
-    """Which artifacts are copied, over which of their links, and until when failures are tried again."""
+    """Which artifacts are copied, over which of their links, and until when failures are tried again.
+
+    `unwatermarked` asks the provider for a task's link without watermark. `most_checked` is how many of a partition's
+    objects the report names to be looked up by a check; None: all of them.
+    """
 
     artifacts: tuple[Artifact, ...]
     link_preference: tuple[LinkSource, ...]
     give_up: GiveUp
+    unwatermarked: Callable[[str], str | None] | None = None
+    most_checked: int | None = 0
 
 
 @dataclass
@@ -77,6 +84,8 @@ class VideosReport:
     seconds: float = 0.0
     open_artifacts: int = 0
     first_failures: list[dict[str, Any]] = field(default_factory=list)
+    to_check: list[tuple[str, int]] = field(default_factory=list, repr=False)
+    """Keys and sizes in bytes, by the manifest, of objects picked at random."""
     written: Written | None = None
     copy_seconds: list[float] = field(default_factory=list, repr=False)
 
@@ -150,6 +159,9 @@ class PartitionVideos:
             report.open_artifacts += result.status.value not in _THERE and result.task_id not in given_up_tasks
         rows += self._no_longer_wanted(wanted)
         report.rows = len(rows)
+        there = [(row["key"], row["size_bytes"]) for row in rows if row["status"] in _THERE]
+        most = self._policy.most_checked
+        report.to_check = there if most is None or len(there) <= most else random.sample(there, most)
         table = pa.Table.from_pylist(rows, VIDEOS_SCHEMA)
         report.bytes_stored = pc.sum(table["size_bytes"]).as_py() or 0
         report.written = self._file.replace(VIDEOS_SCHEMA, [table], _DIGEST_COLUMNS)
@@ -158,11 +170,13 @@ class PartitionVideos:
 
     def _submit(self, task_id: str, artifact: Artifact, links: Links) -> None:
         identity = (task_id, artifact)
-        link = _preferred(links, artifact, self._policy.link_preference)
+        link, is_better_asked = _chosen(links, artifact, self._policy.link_preference)
+        ask = self._policy.unwatermarked
+        better = (lambda: ask(task_id)) if is_better_asked and ask is not None else None
         known = _known(self._before.get((task_id, artifact.value)))
         with self._lock:
             if identity not in self._futures:
-                self._futures[identity] = self._copier.submit(CopyRequest(task_id, artifact, link, known))
+                self._futures[identity] = self._copier.submit(CopyRequest(task_id, artifact, link, known, better))
 
     def _no_longer_wanted(self, wanted: Mapping[tuple[str, Artifact], object]) -> Iterable[dict[str, Any]]:
         """Rows of objects that are in the bucket and that this run did not ask about: another choice of artifacts."""
@@ -233,6 +247,15 @@ def _links_of_answer(generation: Mapping[str, Any]) -> Links:
 def link_of_answer(generation: Mapping[str, Any], artifact: Artifact, preference: Sequence[LinkSource]) -> str | None:
     """The link of one artifact in a provider's answer."""
     return _preferred(_links_of_answer(generation), artifact, preference)
+
+
+def _chosen(links: Links, artifact: Artifact, preference: Sequence[LinkSource]) -> tuple[str | None, bool]:
+    """The link in the answer, and whether the provider is to be asked for one that is preferred to it."""
+    if artifact is not Artifact.VIDEO or LinkSource.UNWATERMARKED not in preference:
+        return _preferred(links, artifact, preference), False
+    place = list(preference).index(LinkSource.UNWATERMARKED)
+    before = preferred_link(dict(links.video), preference[:place])
+    return (before, False) if before else (preferred_link(dict(links.video), preference[place:]), True)
 
 
 def _preferred(links: Links, artifact: Artifact, preference: Sequence[LinkSource]) -> str | None:

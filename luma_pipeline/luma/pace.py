@@ -34,7 +34,7 @@ class TokenBucket:
     refusal takes a little off the rate, which comes back slowly: whoever set it may have set it a little too high.
     """
 
-    CATCH_UP = 0.02
+    CATCH_UP = 0.05
     FALL = 0.97
     """What is left of the rate after a refusal; those within a second count once."""
     RISE = 0.0005
@@ -108,7 +108,7 @@ class AdaptivePace:
     """How far two limits measured one after the other may differ to be believed."""
     UNSETTLED_PERIOD = 6.0
     """Seconds of the way back to a limit that is not believed yet."""
-    LEAST = 0.8
+    LEAST = 0.9
     """What is left of the rate after a throttle at least, however little was counted."""
     DOUBLING = 0.25
     """Seconds in which the rate doubles while the limit is only a guess."""

@@ -40,6 +40,8 @@ class LinkSource(str, Enum):
     """`video.download_url`: without watermark where the account has it."""
     URL = "url"
     """`video.url`: always there once the task is completed."""
+    UNWATERMARKED = "unwatermarked"
+    """A link without watermark, which the gateway gives by a request of its own."""
 
     def __str__(self) -> str:
         return self.value

@@ -78,12 +78,16 @@ class KnownObject:
 
 @dataclass(frozen=True, slots=True)
 class CopyRequest:
-    """One artifact to have in the bucket. The link may be signed, and is left out of the repr."""
+    """One artifact to have in the bucket. The link may be signed, and is left out of the repr.
+
+    `better_link` is called once the artifact is known to be missing; the link it returns is taken before `source_url`.
+    """
 
     task_id: str
     artifact: Artifact
     source_url: str | None = field(repr=False)
     known: KnownObject | None = None
+    better_link: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,6 +274,22 @@ class MediaCopier:
         except CopyError as error:
             raise BucketError(f"bucket {self._bucket.name!r} cannot be listed: {error}") from error
 
+    def stored_sizes(self, keys: Iterable[str]) -> dict[str, int | None]:
+        """Ask the store for each key by itself: the object's size in bytes, None where there is none.
+
+        Raises BucketError.
+        """
+
+        def size(key: str) -> int | None:
+            stored = self._bucket.head(key)
+            return None if stored is None else stored.size_bytes
+
+        wanted = list(keys)
+        try:
+            return dict(zip(wanted, self._workers.map(size, wanted), strict=True))
+        except CopyError as error:
+            raise BucketError(f"bucket {self._bucket.name!r} cannot be looked at: {error}") from error
+
     # -- copying ----------------------------------------------------------------------------------------------------
 
     def submit(self, request: CopyRequest) -> Future[CopyResult]:
@@ -317,17 +337,17 @@ class MediaCopier:
 
     def _download(self, request: CopyRequest) -> Download | None:
         url = (request.source_url or "").strip()
-        if not url:
+        if not url and request.better_link is None:
             return None
         refresh = self._refresh
         renew = None if refresh is None else lambda: refresh(request.task_id, request.artifact)
-        return Download(self._transport, Link(url, renew), self._limits, self._stopping)
+        return Download(self._transport, Link(url, renew, request.better_link), self._limits, self._stopping)
 
     def _copy(self, request: CopyRequest, download: Download | None) -> _Object:
         found = _Found() if self._overwrite else self._look(request)
         if found.present is not None:
             return found.present
-        if download is None:
+        if download is None or not download.link.settle():
             raise CopyError(ErrorCode.NO_LINK, f"the answer has no link for {request.artifact}")
         while True:
             try:
@@ -337,7 +357,7 @@ class MediaCopier:
 
     def _fetch(self, request: CopyRequest, download: Download, found: _Found) -> _Object:
         copy_id = uuid.uuid4().hex
-        source = redact_link(request.source_url or "")
+        source = redact_link(download.link.url)
 
         def label(sha256: str | None = None) -> ObjectLabel:
             return ObjectLabel(request.task_id, request.artifact.value, source, copy_id, sha256)
@@ -495,7 +515,8 @@ class MediaCopier:
     def _result(
         self, request: CopyRequest, outcome: _Object | CopyError, seconds: float, download: Download | None
     ) -> CopyResult:
-        source = redact_link(request.source_url) if request.source_url else None
+        url = download.link.url if download is not None else request.source_url
+        source = redact_link(url) if url else None
         bytes_downloaded = download.bytes_downloaded if download is not None else 0
         attempts = download.attempts if download is not None else 0
         if isinstance(outcome, CopyError):

@@ -68,7 +68,7 @@ class Download:
 
     def __init__(self, transport: Transport, link: Link, limits: DownloadLimits, stopping: threading.Event) -> None:
         self._transport = transport
-        self._link = link
+        self.link = link
         self._limits = limits
         self._stopping = stopping
         self._response: Response | None = None
@@ -182,7 +182,7 @@ class Download:
 
     def _open(self) -> Response:
         """Have the host answer from `position` on, or from the start; raises StreamRestarted if bytes become void."""
-        if self._link.is_past_expiry:
+        if self.link.is_past_expiry:
             self._renew_link("the link's own expiry is past")
         response = self._request(self._range_headers())
         if response.status in _DEAD:
@@ -264,7 +264,7 @@ class Download:
     def _request(self, headers: dict[str, str]) -> Response:
         """One attempt: the answer behind the redirects, each of which is checked like the first link."""
         self.attempts += 1
-        url = self._link.url
+        url = self.link.url
         for _ in range(self._limits.max_redirects + 1):
             self._check_time()
             target = parse_target(url)
@@ -284,13 +284,13 @@ class Download:
         raise CopyError(ErrorCode.TOO_MANY_REDIRECTS, f"more than {self._limits.max_redirects} redirects")
 
     def _renew_link(self, reason: str) -> None:
-        if not self._link.renew():
+        if not self.link.renew():
             self._give_up_link(reason)
-        if self._link.is_past_expiry:
+        if self.link.is_past_expiry:
             self._give_up_link("the renewed link's own expiry is past too")
 
     def _give_up_link(self, reason: str) -> None:
-        raise CopyError(ErrorCode.LINK_EXPIRED, f"{redact_link(self._link.url)}: {reason}")
+        raise CopyError(ErrorCode.LINK_EXPIRED, f"{redact_link(self.link.url)}: {reason}")
 
 
 def _is_encoded(response: Response) -> bool:

@@ -48,15 +48,29 @@ def expires_at(url: str) -> datetime | None:
 class Link:
     """The link of one artifact, which can be renewed once.
 
-    What `refresh` raises passes through: a provider that refuses every question stops more than one artifact.
+    `better` is asked before the first use for a link to be taken instead. What it and `refresh` raise passes through: a
+    provider that refuses every question stops more than one artifact.
     """
 
-    def __init__(self, url: str, refresh: Callable[[], str | None] | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        refresh: Callable[[], str | None] | None = None,
+        better: Callable[[], str | None] | None = None,
+    ) -> None:
         self.url = url
         self._refresh = refresh
+        self._better = better
 
     def __repr__(self) -> str:
         return f"Link({redact_link(self.url)!r})"
+
+    def settle(self) -> bool:
+        """Ask for the better link, if there is one to ask for; whether there is a link now."""
+        better, self._better = self._better, None
+        if better is not None:
+            self.url = (better() or "").strip() or self.url
+        return bool(self.url)
 
     @property
     def is_past_expiry(self) -> bool:

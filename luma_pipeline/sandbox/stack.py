@@ -19,7 +19,20 @@ BUCKET = "luma-videos"
 PREFIX = "generations"
 # Variables of another account that stand above, or break, the sandbox's own.
 _IN_THE_WAY = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL")
-_DAGSTER_SETTINGS = "telemetry:\n  enabled: false\n"
+# The dialog that greets the UI's first visitor would stand before the page. The rest is what the README advises.
+_DAGSTER_SETTINGS = """\
+telemetry:
+  enabled: false
+nux:
+  enabled: false
+concurrency:
+  pools:
+    default_limit: 1
+run_monitoring:
+  enabled: true
+  poll_interval_seconds: 30
+  free_slots_after_run_end_seconds: 30
+"""
 
 
 class Sandbox:

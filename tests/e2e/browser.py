@@ -68,6 +68,11 @@ class Browser:
         wait.until(lambda _: expect in self.text(), message=f"the page never said {expect!r}")
         return self.text()
 
+    def wait_for_plots(self, *, timeout: float = 30) -> None:
+        """Wait until the page has drawn a plot."""
+        wait = WebDriverWait(self.driver, timeout)
+        wait.until(lambda driver: driver.find_elements(By.TAG_NAME, "canvas"), message="the page has drawn no plot")
+
     def text(self) -> str:
         """The visible text of the page."""
         text: str = self.driver.execute_script("return document.body ? document.body.innerText : ''")

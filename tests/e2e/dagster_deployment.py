@@ -120,6 +120,13 @@ class DagsterDeployment:
         """The address of the UI, without a slash at its end."""
         return self.client.url
 
+    @property
+    def process_group_id(self) -> int:
+        """The group of all of the deployment's processes, runs included."""
+        if self._processes is None:
+            raise DeploymentError("the deployment has not been entered")
+        return self._processes.group_id
+
     def wait_for_run(self, run_id: str, *, timeout: float = 120) -> Run:
         """The run when it has ended, well or badly."""
         return self.wait_until(lambda: self.client.run(run_id), lambda run: run.is_finished, timeout=timeout)

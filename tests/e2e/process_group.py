@@ -51,6 +51,13 @@ class ProcessGroup:
         self._supervisor.stdin.close()
         self._supervisor.wait(timeout=30)
 
+    @property
+    def group_id(self) -> int:
+        """The process group, which is the supervisor's."""
+        if self._supervisor is None:
+            raise RuntimeError("nothing has been started")
+        return self._supervisor.pid
+
     def ended(self) -> dict[str, int]:
         """Which of the commands have ended by themselves, with their exit codes."""
         return {path.stem: int(path.read_text()) for path in self._logs.glob("*.exit") if path.read_text()}

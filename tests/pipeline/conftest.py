@@ -1,23 +1,15 @@
-"""Fixtures of the pipeline tests: a provider, a CDN, an S3 store and a source table of a test's own."""
+"""Fixtures of the pipeline tests: a world of a test's own, on one store for each module."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import dagster as dg
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-import sqlalchemy as sa
 
-from luma_pipeline.component import LumaPipelineComponent
-from luma_pipeline.sandbox.cdn import CdnServer
-from luma_pipeline.sandbox.provider import TOKEN, Generation, ProviderServer
 from luma_pipeline.sandbox.s3 import ObjectStore
+from tests.world import World, running_world
 
 _buckets = itertools.count(1)
 
@@ -28,125 +20,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
         yield running
 
 
-@dataclass
-class World:
-    """Everything a run talks to."""
-
-    directory: Path
-    provider: ProviderServer
-    cdn: CdnServer
-    store: ObjectStore
-    bucket: str
-    settings: dict[str, Any] = field(default_factory=dict)
-    instance: dg.DagsterInstance = field(default_factory=dg.DagsterInstance.ephemeral)
-
-    @property
-    def source_url(self) -> str:
-        return f"sqlite:///{self.directory / 'source.db'}"
-
-    def submit(self, *tasks: tuple[str | None, str], known: bool = True, **generation: Any) -> None:
-        """Put tasks, as ID and time of submission, into the source table, and the provider in the know of them."""
-        engine = sa.create_engine(self.source_url)
-        with engine.begin() as connection:
-            connection.exec_driver_sql("CREATE TABLE IF NOT EXISTS generations (task_id TEXT, submitted_at TIMESTAMP)")
-            for task_id, submitted_at in tasks:
-                connection.exec_driver_sql("INSERT INTO generations VALUES (?, ?)", (task_id, submitted_at))
-                if known and task_id:
-                    self.provider.add(Generation(task_id, urls=self.cdn.publish(task_id), **generation))
-        engine.dispose()
-
-    def component(self, **settings: Any) -> LumaPipelineComponent:
-        defaults: dict[str, Any] = {
-            "api_token": TOKEN,
-            "base_url": self.provider.base_url,
-            "source_url": self.source_url,
-            "source_table": "generations",
-            "data_url": str(self.directory / "data"),
-            "s3_bucket": self.bucket,
-            "allow_private_media": True,
-            "partitions_start": "2024-12-01",
-            "retry_delay_seconds": 0.0,
-            "give_up_after_hours": 24 * 365 * 100,
-        }
-        return LumaPipelineComponent(**{**defaults, **self.settings, **settings})
-
-    def run(
-        self,
-        first: str,
-        last: str | None = None,
-        *,
-        config: dict[str, Any] | None = None,
-        only: Sequence[str] | None = None,
-        tags: dict[str, str] | None = None,
-        **settings: Any,
-    ) -> dg.ExecuteInProcessResult:
-        """Run the assets over the partitions from `first` to `last` in one run."""
-        job = self.component(**settings).definitions().resolve_implicit_global_asset_job_def()
-        partitions = {
-            "dagster/asset_partition_range_start": first,
-            "dagster/asset_partition_range_end": last or first,
-        }
-        return job.execute_in_process(
-            instance=self.instance,
-            tags={**partitions, **(tags or {})},
-            run_config={"ops": {"luma_pipeline": {"config": config}}} if config else None,
-            asset_selection=[dg.AssetKey(name) for name in only] if only else None,
-            raise_on_error=False,
-        )
-
-    def rows(self, dataset: str, **settings: Any) -> list[dict[str, Any]]:
-        """All rows of a dataset, in the order of its files."""
-        files = sorted((self.directory / "data" / dataset).rglob("*.parquet"))
-        tables = [pq.ParquetFile(file).read() for file in files]
-        return pa.concat_tables(tables).to_pylist() if tables else []
-
-    def objects(self) -> dict[str, bytes]:
-        """Every object of the bucket by its key."""
-        client = self.store.client()
-        listed = client.list_objects_v2(Bucket=self.bucket).get("Contents", [])
-        return {item["Key"]: client.get_object(Bucket=self.bucket, Key=item["Key"])["Body"].read() for item in listed}
-
-
 @pytest.fixture
 def world(tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
     for name, value in store.environment().items():
         monkeypatch.setenv(name, value)
-    bucket = f"videos-{next(_buckets)}"
-    store.create_bucket(bucket)
-    with CdnServer() as cdn, ProviderServer(cdn=cdn) as provider:
-        yield World(tmp_path, provider, cdn, store, bucket)
-
-
-def failure(result: dg.ExecuteInProcessResult) -> str:
-    """Why a run failed, as its step says it."""
-    for event in result.all_events:
-        if event.is_step_failure:
-            data = event.step_failure_data
-            if data.user_failure_data is not None:
-                return data.user_failure_data.description or ""
-            return str(data.error)
-    return ""
-
-
-def materialized(world: World, run_id: str) -> list[tuple[str, str]]:
-    """Asset and partition of each materialization of a run."""
-    records = world.instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
-    found = []
-    for record in records:
-        event = record.event_log_entry.dagster_event
-        assert event is not None
-        assert event.asset_key is not None
-        found.append((event.asset_key.to_user_string(), event.partition or ""))
-    return sorted(found)
-
-
-def metadata(world: World, run_id: str, asset: str, partition: str) -> dict[str, Any]:
-    """The metadata of one partition's materialization."""
-    for record in world.instance.get_records_for_run(run_id).records:
-        entry = record.event_log_entry
-        event = entry.dagster_event
-        if event is not None and event.is_step_materialization and entry.asset_materialization is not None:
-            found = entry.asset_materialization
-            if found.asset_key.to_user_string() == asset and found.partition == partition:
-                return {key: value.value for key, value in found.metadata.items()}
-    raise AssertionError(f"no materialization of {asset} {partition}")
+    with running_world(tmp_path, store, f"videos-{next(_buckets)}") as world:
+        yield world

