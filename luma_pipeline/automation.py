@@ -158,7 +158,11 @@ def build_sensor(
         due, waiting = _due(partitions, luma_dataset, policy, requested, now)
         cursor = {key: at for key, at in requested.items() if now - at < timedelta(seconds=policy.longest_pause)}
         if not due:
-            reason = f"{waiting} partitions have open tasks or an open period, none is due yet" if waiting else "no open tasks"
+            reason = (
+                f"{waiting} partitions have open tasks or an open period, none is due yet"
+                if waiting
+                else "no open tasks"
+            )
             return dg.SensorResult(skip_reason=reason, cursor=_write_cursor(cursor))
         spans = _spans(partitions, sorted(due, key=lambda key: due[key]), partitions_per_run)
         cursor.update(dict.fromkeys(due, now))

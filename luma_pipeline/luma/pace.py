@@ -52,6 +52,12 @@ class TokenBucket:
         self._slack = max((burst - 1) / requests_per_second, self.CATCH_UP)
         self._next = self._changed_at = time.monotonic()
 
+    @property
+    def rate(self) -> float:
+        """Requests per second allowed at this moment."""
+        with self._lock:
+            return self._set * self._share_at(time.monotonic())
+
     def reserve(self) -> float:
         """See `Pace.reserve`."""
         with self._lock:

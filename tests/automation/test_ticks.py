@@ -182,7 +182,7 @@ def test_a_partition_that_is_open_and_unfinished_counts_once(clockwork: Clockwor
     clockwork.mark("open", days_ago(2), age=timedelta(minutes=1))
     clockwork.mark("unfinished", days_ago(2), age=timedelta(minutes=1))
     clockwork.mark("open", days_ago(0))
-    assert clockwork.tick_sensor() == ([], "2 partitions have open tasks, none is due yet")
+    assert clockwork.tick_sensor() == ([], "2 partitions have open tasks or an open period, none is due yet")
 
 
 def test_due_partitions_go_into_few_runs_and_are_not_asked_for_twice_at_once(clockwork: Clockwork) -> None:
@@ -192,7 +192,7 @@ def test_due_partitions_go_into_few_runs_and_are_not_asked_for_twice_at_once(clo
         clockwork.mark("open", days_ago(number))
     clockwork.mark("unfinished", days_ago(30))
     assert clockwork.tick_sensor() == ([span(50, 45), span(40, 39), span(30, 30), span(20, 20)], None)
-    assert clockwork.tick_sensor() == ([], "8 partitions have open tasks, none is due yet")
+    assert clockwork.tick_sensor() == ([], "8 partitions have open tasks or an open period, none is due yet")
     assert set(json.loads(clockwork.cursor or "")) == {days_ago(number) for number in (*marked, 30)}
 
 
