@@ -108,11 +108,16 @@ class World:
         tables = [pq.ParquetFile(file).read() for file in files]
         return pa.concat_tables(tables).to_pylist() if tables else []
 
+    def object_keys(self) -> set[str]:
+        """The keys of all objects of the bucket."""
+        pages = self.store.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        return {item["Key"] for page in pages for item in page.get("Contents", [])}
+
     def objects(self) -> dict[str, bytes]:
         """Every object of the bucket by its key."""
         client = self.store.client()
-        listed = client.list_objects_v2(Bucket=self.bucket).get("Contents", [])
-        return {item["Key"]: client.get_object(Bucket=self.bucket, Key=item["Key"])["Body"].read() for item in listed}
+        keys = sorted(self.object_keys())
+        return {key: client.get_object(Bucket=self.bucket, Key=key)["Body"].read() for key in keys}
 
 
 @contextmanager

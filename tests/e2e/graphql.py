@@ -32,7 +32,7 @@ metadataEntries {
 }
 """
 
-_RUN = "runId status jobName startTime endTime rootRunId parentRunId tags { key value }"
+_RUN = "runId status jobName creationTime startTime endTime rootRunId parentRunId tags { key value }"
 
 _CHAIN = "message errorChain { error { message } }"
 
@@ -52,6 +52,7 @@ class Run:
     run_id: str
     status: str
     job_name: str
+    created_at: float
     started_at: float | None
     ended_at: float | None
     parent_run_id: str | None
@@ -503,6 +504,7 @@ def _run(answer: Mapping[str, Any]) -> Run:
         run_id=answer["runId"],
         status=answer["status"],
         job_name=answer["jobName"],
+        created_at=answer["creationTime"],
         started_at=answer["startTime"],
         ended_at=answer["endTime"],
         parent_run_id=answer["parentRunId"],

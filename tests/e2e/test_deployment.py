@@ -55,7 +55,7 @@ def test_a_backfill_of_60_partitions_shares_runs_and_reports_each_partition(plan
         assert copies["bytes_downloaded"] == copies["bytes_in_bucket"] > 0
         assert copies["s3_location"] == "s3://videos/"
         assert tasks[day].metadata["tasks"] == 2
-    assert {f"{day}-{number}/video.mp4" for day in days for number in range(2)} <= plant.world.objects().keys()
+    assert {f"{day}-{number}/video.mp4" for day in days for number in range(2)} <= plant.world.object_keys()
 
     # Dagster plans a check of the whole run once for each of its partitions, too, and leaves those unevaluated.
     checks = plant.client.check_executions("luma_videos", "videos_in_bucket")
@@ -138,8 +138,8 @@ def test_a_run_killed_half_way_keeps_what_was_done_and_it_costs_nothing_again(pl
     rows = [row for row in plant.world.rows("luma_generations") if row["task_id"][:10] in days]
     assert len(rows) == 240
     assert {row["state"] for row in rows} == {"completed"}
-    objects = plant.world.objects()
-    assert {f"{day}-{number}/video.mp4" for day in days for number in range(8)} <= objects.keys()
+    keys = plant.world.object_keys()
+    assert {f"{day}-{number}/video.mp4" for day in days for number in range(8)} <= keys
 
 
 def test_the_daemon_ticks_the_schedule_and_the_sensor(plant: Plant) -> None:
@@ -169,7 +169,7 @@ def test_the_daemon_ticks_the_schedule_and_the_sensor(plant: Plant) -> None:
     assert (regular.status, regular.tags["luma/trigger"]) == ("SUCCESS", "schedule")
     open_period = datetime.fromtimestamp(regular.started_at or 0.0, timezone.utc).date()
     assert regular.tags["dagster/partition"] == open_period.isoformat()
-    assert f"{closed}-late/video.mp4" in plant.world.objects()
+    assert f"{closed}-late/video.mp4" in plant.world.object_keys()
     assert not mark.exists()
     # The next tick has nothing to do but to wait for the end of the open period, and says so.
     skipped = plant.dagster.wait_until(
