@@ -41,7 +41,6 @@ POOL = "luma_api"
 _ORDER = (TASKS, GENERATIONS, VIDEOS)
 _PARTITIONS_AT_ONCE = 8
 _PROGRESS_SECONDS = 5.0
-_ORPHANS_OLDER_THAN_SECONDS = 24 * 3600.0
 
 _ALREADY_LOGGED = {"__source_asset_observation__": True}
 """Metadata of an output for which Dagster emits no event of its own: its partitions' materializations have been
@@ -63,6 +62,10 @@ class PipelineSettings:
     retry_delay_seconds: float
     objects_checked: int | None
     """Objects that the check videos_in_bucket looks up in the store in a run; None: all."""
+    late_rows_seconds: float = 900.0
+    """Seconds after a period's end until which rows of it may still be committed to the source table."""
+    orphans_older_than_seconds: float = 24 * 3600.0
+    """Age from which uploads that killed runs left below our prefix are aborted."""
 
 
 def build_pipeline(
@@ -136,7 +139,7 @@ def _prepare(stack: ExitStack, run: "_Run", source: SourceTable, provider: LumaP
         copier = stack.enter_context(run.bucket.copier(_Refresh(client, settings.link_preference)))
         copier.check_bucket()
         if not config.dry_run:
-            copier.sweep_orphans(_ORPHANS_OLDER_THAN_SECONDS)
+            copier.sweep_orphans(settings.orphans_older_than_seconds)
     if TASKS in run.selected:
         without_time = source.rows_without_time()
         if without_time:
