@@ -12,6 +12,8 @@ import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import sqlalchemy as sa
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run
 
 from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.sandbox.cdn import CdnServer
@@ -102,6 +104,22 @@ class World:
             raise_on_error=False,
         )
 
+    def re_execute_from_failure(self, run_id: str, **settings: Any) -> dg.DagsterRun:
+        """Run again, as the UI's button does, what a run has left; returns the new run."""
+        parent = self.instance.get_run_by_id(run_id)
+        assert parent is not None
+        in_process = dg.Definitions(executor=dg.in_process_executor)
+        definitions = dg.Definitions.merge(self.component(**settings).definitions(), in_process)
+        job = definitions.resolve_implicit_global_asset_job_def()
+        run = self.instance.create_run_for_job(
+            job,
+            tags={**parent.tags, "dagster/is_resume_retry": "true"},
+            parent_run_id=parent.run_id,
+            root_run_id=parent.run_id,
+        )
+        execute_run(InMemoryJob(job), run, self.instance)
+        return run
+
     def rows(self, dataset: str, **settings: Any) -> list[dict[str, Any]]:
         """All rows of a dataset, in the order of its files."""
         files = sorted((self.directory / "data" / dataset).rglob("*.parquet"))
@@ -149,6 +167,14 @@ def materialized(world: World, run_id: str) -> list[tuple[str, str]]:
         assert event.asset_key is not None
         found.append((event.asset_key.to_user_string(), event.partition or ""))
     return sorted(found)
+
+
+def evaluations(world: World, run_id: str) -> dict[str, dg.AssetCheckEvaluation]:
+    """The latest evaluation of each check in a run, by the check's name."""
+    of_type = dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    records = world.instance.get_records_for_run(run_id, of_type=of_type).records
+    events = [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
+    return {found.check_name: found for event in events if (found := event.asset_check_evaluation_data)}
 
 
 def metadata(world: World, run_id: str, asset: str, partition: str) -> dict[str, Any]:

@@ -101,7 +101,8 @@ def build_pipeline(
         with ExitStack() as stack:
             try:
                 work = _prepared(stack, run, luma_source, luma_provider)
-                done = _done_before(context, selected[-1])
+                done, evaluated = _done_before(context, selected[-1])
+                run.checks.resume(evaluated)
                 left = [_partition(partitions, key) for key in context.partition_keys if key not in done]
                 failures = run.do_all(left, work)
                 if work.copier is not None and not config.dry_run:
@@ -297,32 +298,45 @@ class _Progress:
         )
 
 
-def _done_before(context: dg.AssetExecutionContext, asset: str) -> set[str]:
-    """Partitions that an earlier try has reported: of this step, or of the run that is re-executed from failure."""
+def _done_before(context: dg.AssetExecutionContext, asset: str) -> tuple[set[str], dict[str, dg.AssetCheckEvaluation]]:
+    """Partitions that earlier tries have reported, and what those evaluated last, by the check's name.
+
+    Earlier tries are those of this step, and of the run that is re-executed from failure.
+    """
     run: dg.DagsterRun | None = context.run if context.retry_number else _resumed(context, context.run)
     done: set[str] = set()
-    # What a blocking check has stopped is done anew, or a second try would pass it by looking at nothing.
-    while run is not None and not _was_blocked(context.instance, run):
-        for record in context.instance.get_records_for_run(
-            run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
-        ).records:
-            event = record.event_log_entry.dagster_event
-            if event is not None and event.asset_key == dg.AssetKey(asset) and event.partition is not None:
-                done.add(event.partition)
+    evaluated: dict[str, dg.AssetCheckEvaluation] = {}
+    while run is not None:
+        evaluations = _evaluations(context.instance, run)
+        # What a blocking check has stopped is done anew, or a second try would pass it by looking at nothing.
+        if any(_has_blocked(evaluation) for evaluation in evaluations.values()):
+            break
+        # An evaluation holds those of the tries before its own.
+        evaluated = evaluated or evaluations
+        done |= _reported(context.instance, run, asset)
         run = _resumed(context, run)
     if done:
         context.log.info(f"{len(done)} partitions were done by an earlier try and are left as they are")
-    return done
+    return done, evaluated
 
 
-def _was_blocked(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+def _reported(instance: dg.DagsterInstance, run: dg.DagsterRun, asset: str) -> set[str]:
+    records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
+    events = [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
+    return {event.partition for event in events if event.asset_key == dg.AssetKey(asset) and event.partition}
+
+
+def _evaluations(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str, dg.AssetCheckEvaluation]:
+    """The latest evaluation of each check in a run."""
     records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
-    events = (record.event_log_entry.dagster_event for record in records)
-    evaluations = [event.asset_check_evaluation_data for event in events if event is not None]
-    return any(
-        evaluation.blocking and not evaluation.passed and evaluation.severity is dg.AssetCheckSeverity.ERROR
-        for evaluation in evaluations
-    )
+    events = [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
+    found = [event.asset_check_evaluation_data for event in events]
+    return {evaluation.check_name: evaluation for evaluation in found}
+
+
+def _has_blocked(evaluation: dg.AssetCheckEvaluation) -> bool:
+    is_error = evaluation.severity is dg.AssetCheckSeverity.ERROR
+    return bool(evaluation.blocking) and not evaluation.passed and is_error
 
 
 def _resumed(context: dg.AssetExecutionContext, run: dg.DagsterRun) -> dg.DagsterRun | None:

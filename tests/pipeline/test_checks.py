@@ -16,11 +16,11 @@ from luma_pipeline.assets.generations import GenerationsReport, row_faults
 from luma_pipeline.assets.partition import GENERATIONS, VIDEOS, Partition, PartitionReport
 from luma_pipeline.assets.videos import VideosReport
 from luma_pipeline.checks import RunChecks, Thresholds, check_specs
-from luma_pipeline.media import MediaCopier
+from luma_pipeline.media import BucketError, MediaCopier
 from luma_pipeline.resources.dataset import Dataset
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import Oddity
-from tests.world import World, failure
+from tests.world import World, evaluations, failure
 
 DAY = "2024-12-24"
 CHECKS = {"one_row_per_task", "failed_share", "not_found_share", "error_share", "schema_drift", "videos_in_bucket"}
@@ -82,6 +82,44 @@ def test_only_checks_of_assets_that_were_made_are_evaluated(world: World) -> Non
     for asset, expected in (("luma_tasks", set()), ("luma_videos", {"videos_in_bucket"})):
         result = world.run(DAY, only=[asset])
         assert {evaluation.check_name for evaluation in result.get_asset_check_evaluations()} == expected
+
+
+def test_a_second_try_of_some_partitions_evaluates_the_run_as_a_whole(world: World) -> None:
+    world.submit(("odd", f"{DAY}T01:00:00Z"), oddities=(Oddity.EXTRA_FIELDS,))
+    world.submit(("bad", f"{DAY}T02:00:00Z"), phases=(Phase(0, "failed"),))
+    world.submit(("good", "2024-12-25T01:00:00Z"))
+    broken = world.directory / "data" / GENERATIONS / "date=2024-12-25" / "part-0.parquet"
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"PAR1 this is no Parquet file")
+    result = world.run(DAY, "2024-12-25")
+    assert not result.success
+    latest = evaluations(world, result.run_id)
+    assert latest["one_row_per_task"].metadata["partitions"].value == 1
+    assert not latest["schema_drift"].passed
+    assert (latest["failed_share"].metadata["tasks"].value, latest["failed_share"].metadata["count"].value) == (2, 1)
+    assert latest["videos_in_bucket"].metadata["copied"].value == 1
+
+    broken.unlink()
+    again = world.re_execute_from_failure(result.run_id)
+    latest = evaluations(world, again.run_id)
+    assert latest["one_row_per_task"].metadata["partitions"].value == 2
+    assert not latest["schema_drift"].passed
+    assert latest["failed_share"].metadata["tasks"].value == 3
+    assert latest["videos_in_bucket"].metadata["copied"].value == 2
+
+
+def test_a_store_that_does_not_answer_the_check_is_told_by_it() -> None:
+    checks = RunChecks(Thresholds())
+    partition = Partition(DAY, f"date={DAY}", datetime(2024, 12, 24, tzinfo=timezone.utc), datetime.now(timezone.utc))
+    checks.add(PartitionReport(partition, videos=VideosReport(to_check=[("there", 5)])))
+
+    def sizes(_: object) -> dict[str, int | None]:
+        raise BucketError("bucket 'videos' cannot be looked at")
+
+    checks.look_up(sizes, None)
+    [found] = checks.evaluations([dg.AssetCheckKey(dg.AssetKey(VIDEOS), "videos_in_bucket")])
+    assert (found.passed, found.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert found.metadata["not_looked_up"].value == "bucket 'videos' cannot be looked at"
 
 
 ROWS = [
