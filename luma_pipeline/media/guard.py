@@ -27,8 +27,15 @@ _METADATA_SERVICES = frozenset(
         "100.100.100.200",
     )
 )
-# RFC 6052 and RFC 8215: an IPv4 address in the last 32 bits.
-_NAT64 = (ipaddress.IPv6Network("64:ff9b::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
+# RFC 6052: an IPv4 address in the last 32 bits.
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# No media host's, and not closed by every Python's `is_global`: translation inside one network, where a prefix of any
+# length may hide the IPv4 address (RFC 8215); protocol assignments (RFC 6890); documentation (RFC 9637).
+_CLOSED = (
+    ipaddress.ip_network("64:ff9b:1::/48"),
+    ipaddress.ip_network("192.0.0.0/24"),
+    ipaddress.ip_network("3fff::/20"),
+)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _PATH_SAFE = "%/:@!$&'()*+,;=~-._"
 
@@ -89,7 +96,7 @@ def _embedded(address: _IPAddress) -> _IPAddress:
         return address.sixtofour
     if address.teredo is not None:
         return address.teredo[1]
-    if any(address in network for network in _NAT64):
+    if address in _NAT64:
         return ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
     return address
 
@@ -99,7 +106,7 @@ class Guard:
 
     allowed_hosts: exact names, or `*.suffix` for every name below a suffix; empty allows any public host.
     allow_private_addresses: lets loopback, private and link-local addresses through (a local sandbox needs it);
-        metadata services, multicast and unspecified addresses stay closed.
+        metadata services, multicast, unspecified and special-purpose addresses stay closed.
     """
 
     def __init__(self, allowed_hosts: Sequence[str] = (), *, allow_private_addresses: bool = False) -> None:
@@ -126,6 +133,8 @@ class Guard:
             return False
         inner = _embedded(address)
         if {address, inner} & _METADATA_SERVICES or inner.is_multicast or inner.is_unspecified:
+            return False
+        if any(inner in network for network in _CLOSED):
             return False
         if self._allow_private:
             return True

@@ -56,6 +56,10 @@ def sniff(head: bytes) -> MediaType | None:
 
 # A fragmented video of an hour has a few thousand; a file of nothing but tiny boxes is not worth following.
 _MOST_BOXES = 20_000
+# What stands at the top level of a file: ISO/IEC 14496-12, 14496-14 and QuickTime, https://mp4ra.org/registered-types/boxes
+_TOP_LEVEL = frozenset(
+    b"ftyp styp moov moof mdat free skip wide pnot udta meta meco mfra pdin sidx ssix prft emsg uuid imda".split()
+)
 
 
 class BoxWalk:
@@ -63,6 +67,10 @@ class BoxWalk:
 
     A box says its own length, so a file whose last box ends after the last byte has been cut, also when the host that
     sent it promised just the length it delivered. Boxes are described in ISO/IEC 14496-12, section 4.2.
+
+    Some tools append what is no box, such as a text. It is let pass where no part of the video can be missing: if it
+    is less than a header, has a length that no box can have, or, after the whole index (`moov`) and media (`mdat`) of a
+    file without fragments, is of no type that stands at the top level of a file.
     """
 
     def __init__(self) -> None:
@@ -71,6 +79,8 @@ class BoxWalk:
         self._header = bytearray()
         self._to_the_end = False
         self._boxes = 0
+        self._types: set[bytes] = set()
+        self._may_be_no_box = False
 
     def feed(self, data: memoryview) -> None:
         """Take the next bytes of the file."""
@@ -89,19 +99,22 @@ class BoxWalk:
         return 16 if is_large else 8
 
     def _step(self) -> None:
-        size = int.from_bytes(self._header[:4], "big")
+        size, kind = int.from_bytes(self._header[:4], "big"), bytes(self._header[4:8])
         if size == 1:
             size = int.from_bytes(self._header[8:16], "big")
         smallest = len(self._header)
         self._header.clear()
         self._boxes += 1
         if size < smallest or self._boxes > _MOST_BOXES:
-            # Zero is "up to the end of the file"; less than its own header is what junk after the last box looks like.
+            # A size of zero is "up to the end of the file".
             self._to_the_end = True
-        else:
-            self._next_box += size
+            return
+        self._next_box += size
+        is_whole_without = {b"moov", b"mdat"} <= self._types and b"moof" not in self._types
+        self._may_be_no_box = is_whole_without and kind not in _TOP_LEVEL
+        self._types.add(kind)
 
     @property
     def is_cut(self) -> bool:
         """Whether a box reaches beyond the bytes seen so far."""
-        return not self._to_the_end and self._next_box > self._position
+        return not self._to_the_end and not self._may_be_no_box and self._next_box > self._position
