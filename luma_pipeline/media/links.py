@@ -7,6 +7,8 @@ from datetime import datetime, timedelta, timezone
 from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 UNREADABLE = "[unreadable link]"
+_EARLIEST_EXPIRY = 10**9
+"""September 2001, in seconds since the epoch: older than any link there is."""
 
 
 def redact_link(url: str) -> str:
@@ -28,7 +30,8 @@ def expires_at(url: str) -> datetime | None:
     """When a signed link dies by its own query (aware, UTC); None when it does not say.
 
     Read are `X-Amz-Date` with `X-Amz-Expires` (AWS Signature Version 4 and stores that speak it), Google's
-    `X-Goog-Date` with `X-Goog-Expires`, and `Expires` in seconds since the epoch (AWS Signature Version 2, CloudFront).
+    `X-Goog-Date` with `X-Goog-Expires`, and `Expires` in seconds since the epoch (AWS Signature Version 2, CloudFront);
+    a smaller number under that name is a duration or a flag of the host's own, and says nothing.
     Sources: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html and
     https://docs.aws.amazon.com/AmazonCloudFront/latest/DeveloperGuide/private-content-creating-signed-url-canned-policy.html
     """
@@ -38,8 +41,9 @@ def expires_at(url: str) -> datetime | None:
             if f"x-{vendor}-date" in query and f"x-{vendor}-expires" in query:
                 signed = datetime.strptime(query[f"x-{vendor}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
                 return signed + timedelta(seconds=int(query[f"x-{vendor}-expires"]))
-        if "expires" in query:
-            return datetime.fromtimestamp(int(query["expires"]), tz=timezone.utc)
+        expires = int(query.get("expires", 0))
+        if expires >= _EARLIEST_EXPIRY:
+            return datetime.fromtimestamp(expires, tz=timezone.utc)
     except (ValueError, OverflowError, OSError):
         return None
     return None
@@ -49,7 +53,7 @@ class Link:
     """The link of one artifact, which can be renewed once.
 
     `better` is asked before the first use for a link to be taken instead. What it and `refresh` raise passes through: a
-    provider that refuses every question stops more than one artifact.
+    provider that refuses every question stops more than one artifact. `failure` is what they raised.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class Link:
         better: Callable[[], str | None] | None = None,
     ) -> None:
         self.url = url
+        self.failure: Exception | None = None
         self._refresh = refresh
         self._better = better
 
@@ -66,11 +71,10 @@ class Link:
         return f"Link({redact_link(self.url)!r})"
 
     def settle(self) -> bool:
-        """Ask for the better link, if there is one to ask for; whether there is a link now."""
+        """Ask for the better link, if there is one to ask for, or for any, if there is none; whether there is one."""
         better, self._better = self._better, None
-        if better is not None:
-            self.url = (better() or "").strip() or self.url
-        return bool(self.url)
+        self.url = self._answer(better) or self.url
+        return bool(self.url) or self.renew()
 
     @property
     def is_past_expiry(self) -> bool:
@@ -81,8 +85,15 @@ class Link:
     def renew(self) -> bool:
         """Ask for a living link; False when there is none, or when the one time this is done has been."""
         refresh, self._refresh = self._refresh, None
-        fresh = (refresh() or "").strip() if refresh is not None else ""
+        fresh = self._answer(refresh)
         if not fresh or fresh == self.url:
             return False
         self.url = fresh
         return True
+
+    def _answer(self, question: Callable[[], str | None] | None) -> str:
+        try:
+            return ((question() if question is not None else None) or "").strip()
+        except Exception as error:
+            self.failure = error
+            raise
