@@ -170,7 +170,12 @@ def main() -> None:
     pure = pure_work(count, tasks)
     print("the work alone:", pure, flush=True)
     found = {}
-    for name, per_run in ((f"{count} partitions in a run", count), ("50 partitions in a run (the default)", 50)):
+    third = -(-count // 3)
+    for name, per_run in (
+        (f"{count} partitions in a run", count),
+        (f"{third} partitions in a run", third),
+        ("50 partitions in a run (the default)", 50),
+    ):
         found[name] = backfill(count, tasks, per_run)
         print(name, found[name], flush=True)
     few = backfill(singly, tasks, 1)

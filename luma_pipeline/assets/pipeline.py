@@ -25,7 +25,7 @@ from luma_pipeline.assets.run_config import GiveUp, LumaRunConfig
 from luma_pipeline.assets.videos import ManifestPolicy, artifacts_from, link_of_answer
 from luma_pipeline.checks import RunChecks, Thresholds, check_specs
 from luma_pipeline.luma import LumaClient, LumaError
-from luma_pipeline.media import Artifact, BucketError, LinkSource
+from luma_pipeline.media import Artifact, BucketError, CopyStatus, LinkSource
 from luma_pipeline.partitions import folder_of
 from luma_pipeline.resources.bucket import VideoBucket
 from luma_pipeline.resources.dataset import Dataset, DatasetError, Written
@@ -111,6 +111,7 @@ def build_pipeline(
                 where = " (LUMA_S3_BUCKET)" if isinstance(error, BucketError) else ""
                 raise dg.Failure(description=f"{error}{where}", allow_retries=False) from error
         yield from run.checks.evaluations(context.selected_asset_check_keys)
+        _tag(context, run.progress.counts(), len(failures))
         if failures:
             raise _failure(failures, len(context.partition_keys))
         for name in selected:
@@ -194,6 +195,7 @@ class _Run:
         self.bucket = bucket
         self.dataset = dataset
         self.checks = RunChecks(settings.thresholds)
+        self.progress = _Progress(context)
 
     def do_all(self, partitions: Sequence[Partition], work: PartitionWork) -> dict[str, str]:
         """Work on every partition and report each as it is done; returns why partitions failed, by key.
@@ -202,7 +204,8 @@ class _Run:
         """
         if not partitions:
             return {}
-        progress = _Progress(self.context, len(partitions))
+        progress = self.progress
+        progress.begin(len(partitions))
         failures: dict[str, str] = {}
         step = work.plan if self.config.dry_run else work.do
         stopping = threading.Event()
@@ -271,18 +274,24 @@ class _Run:
 
 
 class _Progress:
-    """Says in the log every few seconds how far the run is."""
+    """Says in the log every few seconds how far the run is, and in the run's tags what it came to."""
 
-    def __init__(self, context: dg.AssetExecutionContext, partitions: int) -> None:
+    def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._log = context.log
+        self._partitions = self._done = self._tasks = self._copied = self._bytes = 0
+        self._started = self._said = time.monotonic()
+
+    def begin(self, partitions: int) -> None:
         self._partitions = partitions
-        self._done = self._tasks = self._bytes = 0
         self._started = self._said = time.monotonic()
 
     def add(self, report: PartitionReport) -> None:
         self._done += 1
-        self._tasks += report.generations.asked if report.generations else 0
-        self._bytes += report.videos.bytes_downloaded if report.videos else 0
+        if report.generations is not None:
+            self._tasks += report.generations.asked
+        if report.videos is not None:
+            self._copied += report.videos.statuses[CopyStatus.COPIED.value]
+            self._bytes += report.videos.bytes_downloaded
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -296,6 +305,18 @@ class _Progress:
             f"({self._tasks / seconds:.1f}/s), {self._bytes / 1e6:.1f} MB copied "
             f"({self._bytes / 1e6 / seconds:.1f} MB/s)" + (f", about {left:.0f} s left" if left else "")
         )
+
+    def counts(self) -> dict[str, int]:
+        """What the list of runs can be filtered by."""
+        return {"luma/partitions_done": self._done, "luma/tasks_asked": self._tasks, "luma/copied": self._copied}
+
+
+def _tag(context: dg.AssetExecutionContext, counts: Mapping[str, int], failed: int) -> None:
+    """Put the run's numbers into its tags, added to those of the tries before."""
+    run = context.instance.get_run_by_id(context.run_id)
+    earlier = run.tags if run is not None and context.retry_number else {}
+    tags = {name: str(count + int(earlier.get(name, 0))) for name, count in counts.items()}
+    context.instance.add_run_tags(context.run_id, {**tags, "luma/partitions_failed": str(failed)})
 
 
 def _done_before(context: dg.AssetExecutionContext, asset: str) -> tuple[set[str], dict[str, dg.AssetCheckEvaluation]]:

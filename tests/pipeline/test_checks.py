@@ -99,6 +99,11 @@ def test_a_second_try_of_some_partitions_evaluates_the_run_as_a_whole(world: Wor
     assert (latest["failed_share"].metadata["tasks"].value, latest["failed_share"].metadata["count"].value) == (2, 1)
     assert latest["videos_in_bucket"].metadata["copied"].value == 1
 
+    run = world.instance.get_run_by_id(result.run_id)
+    assert run is not None
+    counts = {"luma/partitions_done": "1", "luma/partitions_failed": "1", "luma/tasks_asked": "2", "luma/copied": "1"}
+    assert run.tags | counts == run.tags
+
     broken.unlink()
     again = world.re_execute_from_failure(result.run_id)
     latest = evaluations(world, again.run_id)
