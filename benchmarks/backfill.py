@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime, timedelta, timezone
 from importlib.metadata import version
 from pathlib import Path
@@ -31,6 +32,8 @@ from tests.world import World, running_world
 _FIRST = date(2025, 1, 1)
 _ASSETS = ("luma_tasks", "luma_generations", "luma_videos")
 _POLL_SECONDS = 2.0
+_OVERLAPPED = 60
+_LATENCY_SECONDS = 0.2
 _DAEMON_SECONDS = 30.0
 """Dagster's own pause between two looks at the backfills under way."""
 
@@ -86,18 +89,26 @@ def backfill(count: int, tasks: int, partitions_per_run: int) -> Cost:
         return cost
 
 
-def pure_work(count: int, tasks: int) -> Cost:
-    """The same partitions in one process, without Dagster's runs and events."""
+def pure_work(count: int, tasks: int, *, latency_seconds: float = 0.0, apart: bool = False) -> tuple[Cost, float]:
+    """The same partitions in one process, without Dagster's runs and events.
+
+    Also the age of links: seconds from a task's answer to its video's copy, of which 95 % are no older. `apart` copies
+    after all tasks have been asked for, as two steps would.
+    """
     with world(count, tasks) as made:
+        made.provider.latency_seconds = latency_seconds
         command = [sys.executable, "-W", "ignore", "-m", "benchmarks.backfill", "--work", str(count)]
+        command += ["--apart"] if apart else []
         done = subprocess.run(command, env=os.environ | made.environment(), capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(done.stderr[-2000:])
         assert len(made.object_keys()) == count * tasks
-        return Cost(**json.loads(done.stdout.strip().splitlines()[-1]))
+        polled = {row["task_id"]: row["polled_at"] for row in made.rows("luma_generations")}
+        ages = [(row["copied_at"] - polled[row["task_id"]]).total_seconds() for row in made.rows("luma_videos")]
+        return Cost(**json.loads(done.stdout.strip().splitlines()[-1])), statistics.quantiles(ages, n=20)[-1]
 
 
-def work_here(count: int) -> None:
+def work_here(count: int, *, apart: bool) -> None:
     """In a process of its own: do the work and print what it cost."""
     from luma_pipeline.assets.generations import ResolvePolicy
     from luma_pipeline.assets.partition import Partition, PartitionWork
@@ -132,8 +143,10 @@ def work_here(count: int) -> None:
             Partition(f"{start:%Y-%m-%d}", f"date={start:%Y-%m-%d}", start, start + timedelta(days=1))
             for start in windows
         ]
+        steps = [replace(work, copier=None), replace(work, source=None, client=None)] if apart else [work]
         with ThreadPoolExecutor(8) as pool:
-            list(pool.map(work.do, partitions))
+            for step in steps:
+                list(pool.map(step.do, partitions))
     after = resource.getrusage(resource.RUSAGE_SELF)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(json.dumps({"seconds": time.perf_counter() - started, "cpu_seconds": cpu}))
@@ -160,14 +173,15 @@ def main() -> None:
     parser.add_argument("--tasks", type=int, default=20)
     parser.add_argument("--singly", type=int, default=24, help="partitions of the measurement with one run for each")
     parser.add_argument("--work", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--apart", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
-        work_here(arguments.work)
+        work_here(arguments.work, apart=arguments.apart)
         return
     count, tasks, singly = arguments.days, arguments.tasks, arguments.singly
     one_run = backfill(1, 1, 1)
     print("a run of one partition with one task:", one_run, flush=True)
-    pure = pure_work(count, tasks)
+    pure, _ = pure_work(count, tasks)
     print("the work alone:", pure, flush=True)
     found = {}
     third = -(-count // 3)
@@ -200,6 +214,18 @@ def main() -> None:
         "| --- | ---: | ---: | ---: | ---: | ---: |",
         f"| the work alone, no Dagster | 0 | {pure.seconds:.0f} | {pure.cpu_seconds:.0f} | 0 | 0 |",
         *(row(name, cost) for name, cost in found.items()),
+        "",
+        f"Asking and copying as one step, and as two, without Dagster: {_OVERLAPPED} partitions with {tasks} tasks, "
+        f"the provider answers after {_LATENCY_SECONDS * 1000:.0f} ms. A link's age is the time from its answer to its "
+        "copy.",
+        "",
+        "| | s | age of links, 95 % are below, s |",
+        "| --- | ---: | ---: |",
+        *(
+            f"| {name} | {cost.seconds:.1f} | {age:.1f} |"
+            for name, apart in (("one step", False), ("two steps", True))
+            for cost, age in [pure_work(_OVERLAPPED, tasks, latency_seconds=_LATENCY_SECONDS, apart=apart)]
+        ),
     ]
     write_section("backfill", "A backfill", lines)
     print("\n".join(lines))
