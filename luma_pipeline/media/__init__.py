@@ -11,9 +11,10 @@ from luma_pipeline.media.artifacts import (
     MediaKind,
     preferred_link,
 )
-from luma_pipeline.media.copier import CopyRequest, CopyResult, CopyStatus, KnownObject, MediaCopier
+from luma_pipeline.media.copier import MediaCopier
 from luma_pipeline.media.errors import BucketError, CopyCancelled, CopyError, ErrorCode, MediaError
 from luma_pipeline.media.links import expires_at, redact_link
+from luma_pipeline.media.results import CopyRequest, CopyResult, CopyStatus, KnownObject
 
 __all__ = [
     "DEFAULT_LINK_PREFERENCE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 
@@ -46,16 +47,17 @@ class BufferPool:
         """The first `filled` bytes as a body that botocore takes without copying: it knows no memoryview."""
         if filled == len(buffer):
             return buffer
-        if filled * 2 < len(buffer):
-            return buffer[:filled]
-        del buffer[filled:]
-        return buffer
+        if filled * 2 >= len(buffer):
+            # Not while something still looks into it, such as the traceback of a failed request.
+            with contextlib.suppress(BufferError):
+                del buffer[filled:]
+                return buffer
+        return buffer[:filled]
 
     def _whole(self, buffer: bytearray) -> bytearray:
         if len(buffer) < self.size:
             try:
                 buffer.extend(bytes(self.size - len(buffer)))
-            except BufferError:
-                # Something still looks into it, such as the traceback of a failed request.
+            except BufferError:  # as in `body`
                 return bytearray(self.size)
         return buffer

@@ -5,36 +5,23 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import uuid
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
-from enum import Enum
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from luma_pipeline.media.artifact_copy import ArtifactCopy, CopyTools, PlacedObject
 from luma_pipeline.media.artifacts import Artifact
 from luma_pipeline.media.buffers import BufferPool
-from luma_pipeline.media.download import Download, DownloadLimits, StreamRestarted
+from luma_pipeline.media.download import DownloadLimits
 from luma_pipeline.media.errors import BucketError, CopyCancelled, CopyError, ErrorCode
 from luma_pipeline.media.guard import Guard
-from luma_pipeline.media.intake import Arrived, Intake
 from luma_pipeline.media.keys import KeyTemplate
-from luma_pipeline.media.links import Link, redact_link
+from luma_pipeline.media.links import redact_link
 from luma_pipeline.media.presence import Presence
-from luma_pipeline.media.sniff import MediaType
-from luma_pipeline.media.store import (
-    MOST_PARTS,
-    SMALLEST_PART_BYTES,
-    Bucket,
-    KeyExists,
-    ObjectLabel,
-    ObjectSettings,
-    StoredObject,
-    Upload,
-    make_client,
-)
+from luma_pipeline.media.results import CopyRequest, CopyResult, CopyStatus, KnownObject
+from luma_pipeline.media.store import MOST_PARTS, SMALLEST_PART_BYTES, Bucket, ObjectSettings, make_client
 from luma_pipeline.media.transport import Transport
 
 if TYPE_CHECKING:
@@ -46,96 +33,10 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 
 _MOST_SPARE_BUFFERS = 8
-_PUBLISH_TRIES = 3
-_PUBLISH_PAUSE_SECONDS = 0.5
+# So many requests for each worker wait at most; more would only grow old, and their links with them.
+_SUBMITTED_PER_WORKER = 4
 # So many failures of the store with no success between them are not the artifacts' fault.
 _STORE_FAILURES_BEFORE_STOP = 16
-
-
-class CopyStatus(str, Enum):
-    """How the copy of one artifact ended."""
-
-    COPIED = "copied"
-    ALREADY_PRESENT = "already_present"
-    EXPIRED = "expired"
-    FAILED = "failed"
-
-    def __str__(self) -> str:
-        return self.value
-
-
-@dataclass(frozen=True, slots=True)
-class KnownObject:
-    """What an earlier row of the manifest says is in the bucket. `copied_at` is aware, UTC."""
-
-    key: str
-    size_bytes: int
-    sha256: str
-    etag: str | None = None
-    content_type: str | None = None
-    copied_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class CopyRequest:
-    """One artifact to have in the bucket. The link may be signed, and is left out of the repr.
-
-    `better_link` is called once the artifact is known to be missing; the link it returns is taken before `source_url`.
-    """
-
-    task_id: str
-    artifact: Artifact
-    source_url: str | None = field(repr=False)
-    known: KnownObject | None = None
-    better_link: Callable[[], str | None] | None = field(default=None, repr=False, compare=False)
-
-
-@dataclass(frozen=True, slots=True)
-class CopyResult:
-    """How it ended: one row of `luma_videos`, and numbers for the run's metadata.
-
-    `source_url` is without its query; `sha256` is in hex; `copied_at` is aware, UTC; `error_code` is an `ErrorCode`.
-    `attempts` counts requests to the media host, and is zero where nothing had to be fetched.
-    """
-
-    task_id: str
-    artifact: Artifact
-    status: CopyStatus
-    source_url: str | None
-    bucket: str
-    key: str | None = None
-    size_bytes: int | None = None
-    content_type: str | None = None
-    sha256: str | None = None
-    etag: str | None = None
-    copied_at: datetime | None = None
-    error_code: str | None = None
-    error_message: str | None = None
-    seconds: float = 0.0
-    bytes_downloaded: int = 0
-    attempts: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class _Object:
-    """The object that an artifact ended as."""
-
-    status: CopyStatus
-    key: str
-    size_bytes: int
-    content_type: str | None
-    sha256: str
-    etag: str | None
-    copied_at: datetime | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What stood in the bucket before: the artifact itself, or keys that something else or a damaged copy has."""
-
-    present: _Object | None = None
-    foreign: frozenset[str] = frozenset()
-    damaged: frozenset[str] = frozenset()
 
 
 class MediaCopier:
@@ -150,8 +51,9 @@ class MediaCopier:
     allow_private_addresses: for a sandbox; else no private, loopback or link-local address is connected to.
     overwrite: copies anew, whatever stands under the key.
     refresh: asks the provider once for a living link in place of a dead one; what it raises passes through `copy`.
-    connect_timeout, read_timeout, stall_window_seconds, max_seconds: in seconds, for the media host; a transfer slower
-        than `min_bytes_per_second` over a window is stalled, `max_seconds` bounds one artifact as a whole.
+    connect_timeout, read_timeout, stall_window_seconds, max_seconds: in seconds, for the media host. `read_timeout` is
+        for the answer's head as a whole and for each wait for bytes of its body; a transfer slower than
+        `min_bytes_per_second` over a window is stalled; `max_seconds` bounds one artifact as a whole.
     max_attempts: requests to the media host for one artifact.
     server_side_encryption, sse_kms_key_id, storage_class, acl, tags: as in S3's PutObject.
 
@@ -194,7 +96,7 @@ class MediaCopier:
                 "smaller and no more parts"
             )
         self._template = KeyTemplate(key_template, prefix)
-        self._limits = DownloadLimits(
+        limits = DownloadLimits(
             max_bytes=max_video_bytes,
             min_bytes_per_second=min_bytes_per_second,
             stall_window_seconds=stall_window_seconds,
@@ -203,24 +105,36 @@ class MediaCopier:
             max_redirects=max_redirects,
             backoff_seconds=backoff_seconds,
         )
+        guard = Guard(allowed_media_hosts, allow_private_addresses=allow_private_addresses)
         spare = min(max_workers, _MOST_SPARE_BUFFERS)
         self._owns_client = s3_client is None
         client = s3_client or make_client(max_connections=2 * max_workers + spare, timeouts=(10.0, 60.0))
         settings = ObjectSettings(server_side_encryption, sse_kms_key_id, storage_class, acl, dict(tags or {}))
-        self._bucket = Bucket(client, bucket, settings)
-        self._presence = Presence(self._bucket, self._template)
-        guard = Guard(allowed_media_hosts, allow_private_addresses=allow_private_addresses)
-        self._transport = Transport(guard, (connect_timeout, read_timeout), max_idle_per_host=max_workers)
-        self._buffers = BufferPool(part_size_bytes, spare)
-        self._overwrite = overwrite
-        self._refresh = refresh
         self._stopping = threading.Event()
-        self._lock = threading.Lock()
-        self._in_flight: dict[tuple[str, Artifact], Future[CopyResult]] = {}
-        self._fatal: BucketError | None = None
-        self._store_failures = 0
+        self._bucket = Bucket(client, bucket, settings, self._stopping)
+        self._presence = Presence(self._bucket, self._template)
+        self._transport = Transport(guard, (connect_timeout, read_timeout), max_workers, self._stopping)
         self._workers = ThreadPoolExecutor(max_workers, thread_name_prefix="media-copy")
         self._uploader = ThreadPoolExecutor(max_workers + spare, thread_name_prefix="media-part")
+        self._tools = CopyTools(
+            self._bucket,
+            self._template,
+            self._presence,
+            self._transport,
+            limits,
+            BufferPool(part_size_bytes, spare),
+            self._uploader,
+            self._stopping,
+            overwrite,
+        )
+        self._refresh = refresh
+        # Notified when a submitted copy has ended, and when there will be no further ones.
+        self._changed = threading.Condition()
+        self._under_way: dict[tuple[str, Artifact], Future[CopyResult]] = {}
+        self._most_under_way = _SUBMITTED_PER_WORKER * max_workers
+        self._is_closed = False
+        self._fatal: str | None = None
+        self._store_failures = 0
 
     def __enter__(self) -> MediaCopier:
         return self
@@ -232,9 +146,13 @@ class MediaCopier:
 
     def close(self, *, cancel: bool = False) -> None:
         """Wait for what is under way, or with `cancel` break it off: uploads are aborted, futures get CopyCancelled."""
-        if cancel:
-            self._stopping.set()
-        self._workers.shutdown(wait=True, cancel_futures=cancel)
+        with self._changed:
+            self._is_closed = True
+            if cancel:
+                self._stopping.set()
+            self._changed.notify_all()
+        self._workers.shutdown(wait=True)
+        self._stopping.set()
         self._uploader.shutdown(wait=True)
         self._transport.close()
         if self._owns_client:
@@ -295,257 +213,118 @@ class MediaCopier:
     def submit(self, request: CopyRequest) -> Future[CopyResult]:
         """Copy in a thread of the pool. The same artifact asked for while it is under way is copied once.
 
-        The future raises BucketError when nothing can be copied any more, which every later `submit` raises at once,
-        and CopyCancelled when the copier was closed with `cancel`. One bad artifact is a result, not an error.
+        Waits while four requests for each worker are under way or queued, so that links are taken from the provider no
+        faster than they are used; not to be called from within a copy (`refresh`, `better_link`).
+
+        The future raises BucketError when nothing can be copied any more, which every later `submit`, and one that
+        waits, raises at once, and CopyCancelled when the copier was closed with `cancel`. One bad artifact is a result,
+        not an error.
         """
         identity = (request.task_id, request.artifact)
-        with self._lock:
-            if self._fatal is not None:
-                raise self._fatal
-            running = self._in_flight.get(identity)
-            if running is not None:
-                return running
+        with self._changed:
+            while True:
+                self._raise_if_over()
+                running = self._under_way.get(identity)
+                if running is not None:
+                    return running
+                if len(self._under_way) < self._most_under_way:
+                    break
+                self._changed.wait()
             future = self._workers.submit(self.copy, request)
-            self._in_flight[identity] = future
+            self._under_way[identity] = future
         future.add_done_callback(lambda _: self._forget(identity))
         return future
 
     def _forget(self, identity: tuple[str, Artifact]) -> None:
-        with self._lock:
-            self._in_flight.pop(identity, None)
+        with self._changed:
+            self._under_way.pop(identity, None)
+            self._changed.notify_all()
+
+    def _raise_if_over(self) -> None:
+        if self._fatal is not None:
+            # A new one each time: an error that is raised again and again collects a traceback of all those times.
+            raise BucketError(self._fatal)
+        if self._is_closed:
+            raise CopyCancelled("the copier was closed")
 
     def copy(self, request: CopyRequest) -> CopyResult:
         """Have the artifact in the bucket; how that ended. Raises BucketError, CopyCancelled, what `refresh` raises."""
-        if self._fatal is not None:
-            raise self._fatal
-        if self._stopping.is_set():
-            raise CopyCancelled("the copier was closed")
+        if self._fatal is not None or self._stopping.is_set():
+            self._raise_if_over()
         started = time.monotonic()
-        download = self._download(request)
-        try:
-            outcome: _Object | CopyError = self._copy(request, download)
-        except CopyError as error:
-            outcome = error
-        except BucketError as error:
-            self._fatal = error
-            raise
-        finally:
-            if download is not None:
-                download.close()
-        self._watch_store(outcome)
-        return self._result(request, outcome, time.monotonic() - started, download)
-
-    def _download(self, request: CopyRequest) -> Download | None:
-        url = (request.source_url or "").strip()
-        if not url and request.better_link is None:
-            return None
         refresh = self._refresh
         renew = None if refresh is None else lambda: refresh(request.task_id, request.artifact)
-        return Download(self._transport, Link(url, renew, request.better_link), self._limits, self._stopping)
-
-    def _copy(self, request: CopyRequest, download: Download | None) -> _Object:
-        found = _Found() if self._overwrite else self._look(request)
-        if found.present is not None:
-            return found.present
-        if download is None or not download.link.settle():
-            raise CopyError(ErrorCode.NO_LINK, f"the answer has no link for {request.artifact}")
-        while True:
-            try:
-                return self._fetch(request, download, found)
-            except StreamRestarted:
-                continue
-
-    def _fetch(self, request: CopyRequest, download: Download, found: _Found) -> _Object:
-        copy_id = uuid.uuid4().hex
-        source = redact_link(download.link.url)
-
-        def label(sha256: str | None = None) -> ObjectLabel:
-            return ObjectLabel(request.task_id, request.artifact.value, source, copy_id, sha256)
-
-        def key(media_type: MediaType) -> str:
-            return self._template.key(request.task_id, request.artifact, media_type.extension)
-
-        def begin(media_type: MediaType) -> Upload:
-            return self._bucket.start_upload(key(media_type), media_type.content_type, label())
-
-        with Intake(download, request.artifact, self._buffers, self._uploader, begin) as intake:
-            arrived = intake.take()
-            published = self._publish(key(arrived.media_type), arrived, label(arrived.sha256), found)
-            intake.is_completed = published.status is CopyStatus.COPIED
-            return published
-
-    # -- what is there ----------------------------------------------------------------------------------------------
-
-    def _look(self, request: CopyRequest) -> _Found:
-        sizes = self._presence.sizes(request.task_id, request.artifact)
-        known = request.known
-        if known is not None and self._size_of(known.key, sizes, request) == known.size_bytes:
-            return _Found(
-                _Object(
-                    CopyStatus.ALREADY_PRESENT,
-                    known.key,
-                    known.size_bytes,
-                    known.content_type,
-                    known.sha256,
-                    known.etag,
-                    known.copied_at,
-                )
-            )
-        foreign, damaged = set(), set()
-        for key in sizes:
-            stored = self._bucket.head(key)
-            if stored is None:
-                continue
-            if not stored.belongs_to(request.task_id, request.artifact.value):
-                foreign.add(key)
-            elif known is not None and known.key == key and stored.sha256 == known.sha256:
-                # The digest that the manifest has, and another size: not the bytes that were copied.
-                damaged.add(key)
-            else:
-                return _Found(self._present(stored))
-        return _Found(None, frozenset(foreign), frozenset(damaged))
-
-    def _size_of(self, key: str, sizes: dict[str, int], request: CopyRequest) -> int | None:
-        if key in sizes:
-            return sizes[key]
-        if self._template.stem_of(key) == self._template.stem(request.task_id, request.artifact):
-            return None
-        # Copied under another template or prefix.
-        stored = self._bucket.head(key)
-        return stored.size_bytes if stored is not None else None
-
-    def _present(self, stored: StoredObject, status: CopyStatus = CopyStatus.ALREADY_PRESENT) -> _Object:
-        return _Object(
-            status,
-            stored.key,
-            stored.size_bytes,
-            stored.content_type,
-            self._bucket.digest_of(stored),
-            stored.etag,
-            stored.modified_at,
-        )
-
-    # -- making it visible ------------------------------------------------------------------------------------------
-
-    def _publish(self, key: str, arrived: Arrived, label: ObjectLabel, found: _Found) -> _Object:
-        only_if_absent = not self._overwrite and key not in found.damaged
-        if key in found.foreign:
-            settled = self._settle(key, arrived, label)
-            if settled is not None:
-                return settled
-        for _ in range(_PUBLISH_TRIES):
-            try:
-                return self._write(key, arrived, label, only_if_absent=only_if_absent)
-            except KeyExists:
-                settled = self._settle(key, arrived, label)
-            except CopyError:
-                # The answer may have been lost and not the write.
-                stored = self._bucket.head(key)
-                if stored is None or stored.copy_id != label.copy_id:
-                    raise
-                settled = self._settle(key, arrived, label)
-            if settled is not None:
-                return settled
-            self._stopping.wait(_PUBLISH_PAUSE_SECONDS)
-        raise CopyError(
-            ErrorCode.STORE_ERROR, f"the store reports conflicting writes to {key}, and has no object there"
-        )
-
-    def _write(self, key: str, arrived: Arrived, label: ObjectLabel, *, only_if_absent: bool) -> _Object:
-        content_type = arrived.media_type.content_type
-        if arrived.upload is None:
-            body = arrived.body or bytearray()
-            etag, is_confirmed = self._bucket.put(key, body, content_type, label, only_if_absent=only_if_absent)
-        else:
-            etag, is_confirmed = arrived.upload.complete(arrived.parts, only_if_absent=only_if_absent), False
-        if not is_confirmed:
-            stored = self._bucket.head(key)
-            if stored is None or stored.size_bytes != arrived.size_bytes:
-                size = stored.size_bytes if stored is not None else "no"
-                raise CopyError(
-                    ErrorCode.STORE_ERROR, f"{arrived.size_bytes} bytes were written to {key}, {size} bytes are there"
-                )
-            if stored.copy_id not in {None, label.copy_id} and not self._overwrite:
-                # A store that looks and writes in two steps let another run in between, and its object stands now.
-                raise KeyExists
-        now = datetime.now(timezone.utc)
-        return _Object(CopyStatus.COPIED, key, arrived.size_bytes, content_type, arrived.sha256, etag, now)
-
-    def _settle(self, key: str, arrived: Arrived, label: ObjectLabel) -> _Object | None:
-        """What stands under the key instead: our own write after all, another run's, or something else's.
-
-        None when there is nothing. Raises CopyError (`key_taken`) for another's object with other bytes.
-        """
-        stored = self._bucket.head(key)
-        if stored is None:
-            return None
-        if stored.copy_id == label.copy_id and stored.size_bytes == arrived.size_bytes:
-            return _Object(
-                CopyStatus.COPIED,
-                key,
-                stored.size_bytes,
-                stored.content_type,
-                arrived.sha256,
-                stored.etag,
-                stored.modified_at,
-            )
-        if stored.belongs_to(label.task_id, label.artifact):
-            return self._present(stored)
-        if stored.size_bytes == arrived.size_bytes and self._bucket.digest_of(stored) == arrived.sha256:
-            return self._present(stored)
-        raise CopyError(
-            ErrorCode.KEY_TAKEN, f"an object that is not of this task stands under {key}; overwrite replaces it"
-        )
+        copy = ArtifactCopy(self._tools, request, renew)
+        try:
+            outcome: PlacedObject | CopyError = copy.run()
+        except CopyError as error:
+            outcome = error.with_traceback(None)  # it leads back to this frame
+        except CopyCancelled:
+            raise
+        except BucketError as error:
+            self._stop(str(error))
+            raise
+        except Exception as error:
+            if error is copy.download.link.failure:
+                raise
+            outcome = _unexpected(request, error)
+        finally:
+            copy.download.close()
+        self._watch_store(outcome)
+        return self._result(request, outcome, time.monotonic() - started, copy)
 
     # -- results ----------------------------------------------------------------------------------------------------
 
-    def _watch_store(self, outcome: _Object | CopyError) -> None:
+    def _stop(self, reason: str) -> None:
+        with self._changed:
+            self._fatal = reason
+            self._changed.notify_all()
+
+    def _watch_store(self, outcome: PlacedObject | CopyError) -> None:
         """Stop when the store fails for one artifact after the other."""
-        with self._lock:
-            if isinstance(outcome, _Object):
+        with self._changed:
+            if isinstance(outcome, PlacedObject):
                 self._store_failures = 0
             elif outcome.code is ErrorCode.STORE_ERROR:
                 self._store_failures += 1
                 if self._store_failures >= _STORE_FAILURES_BEFORE_STOP:
-                    self._fatal = BucketError(
+                    self._stop(
                         f"bucket {self._bucket.name!r}: the store failed {self._store_failures} times in a row, last: "
                         f"{outcome}; what was copied stays, run again when the store is well"
                     )
 
     def _result(
-        self, request: CopyRequest, outcome: _Object | CopyError, seconds: float, download: Download | None
+        self, request: CopyRequest, outcome: PlacedObject | CopyError, seconds: float, copy: ArtifactCopy
     ) -> CopyResult:
-        url = download.link.url if download is not None else request.source_url
-        source = redact_link(url) if url else None
-        bytes_downloaded = download.bytes_downloaded if download is not None else 0
-        attempts = download.attempts if download is not None else 0
-        if isinstance(outcome, CopyError):
+        there: PlacedObject | KnownObject | None
+        if isinstance(outcome, PlacedObject):
+            status, code, message, there = outcome.status, None, None, outcome
+        else:
             status = CopyStatus.EXPIRED if outcome.code is ErrorCode.LINK_EXPIRED else CopyStatus.FAILED
-            return CopyResult(
-                request.task_id,
-                request.artifact,
-                status,
-                source,
-                self._bucket.name,
-                error_code=outcome.code.value,
-                error_message=str(outcome),
-                seconds=seconds,
-                bytes_downloaded=bytes_downloaded,
-                attempts=attempts,
-            )
+            code, message, there = outcome.code.value, str(outcome), copy.known
+        url = copy.download.link.url
         return CopyResult(
             request.task_id,
             request.artifact,
-            outcome.status,
-            source,
+            status,
+            redact_link(url) if url else None,
             self._bucket.name,
-            outcome.key,
-            outcome.size_bytes,
-            outcome.content_type,
-            outcome.sha256,
-            outcome.etag,
-            outcome.copied_at,
+            key=there.key if there is not None else None,
+            size_bytes=there.size_bytes if there is not None else None,
+            content_type=there.content_type if there is not None else None,
+            sha256=there.sha256 if there is not None else None,
+            etag=there.etag if there is not None else None,
+            copied_at=there.copied_at if there is not None else None,
+            error_code=code,
+            error_message=message,
             seconds=seconds,
-            bytes_downloaded=bytes_downloaded,
-            attempts=attempts,
+            bytes_downloaded=copy.download.bytes_downloaded,
+            attempts=copy.download.attempts,
         )
+
+
+def _unexpected(request: CopyRequest, error: Exception) -> CopyError:
+    """A row for an error that is not ours. Its text may hold anything, a signed link too; its place is code alone."""
+    place = "".join(traceback.format_tb(error.__traceback__))
+    log.error("%s of task %r: unexpected %s\n%s", request.artifact, request.task_id, type(error).__name__, place)
+    return CopyError(ErrorCode.UNEXPECTED, f"unexpected {type(error).__name__}; the log says where")

@@ -16,7 +16,7 @@ from urllib.parse import urljoin
 from luma_pipeline.media.errors import CopyCancelled, CopyError, ErrorCode
 from luma_pipeline.media.guard import parse_target
 from luma_pipeline.media.links import Link, redact_link
-from luma_pipeline.media.transport import Response, Transport
+from luma_pipeline.media.transport import MOST_DIGITS, Response, Transport
 
 READ_BYTES = 1 << 20
 """The most bytes taken from the socket at once; larger saves system calls, smaller saves nothing."""
@@ -25,7 +25,8 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 _DEAD = {403, 404, 410}
 _RETRIED = {408, 425, 429}
 _LONGEST_PAUSE_SECONDS = 30.0
-_CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+|\*)")
+_NUMBER = rf"([0-9]{{1,{MOST_DIGITS}}})"
+_CONTENT_RANGE = re.compile(rf"bytes {_NUMBER}-{_NUMBER}/{_NUMBER}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,13 +109,17 @@ class Download:
 
     def _read_some(self, response: Response, view: memoryview) -> int:
         started = time.monotonic()
+        most = min(len(view), READ_BYTES)
+        if self.total is not None:
+            # A range may bring more than it says; what is beyond the file's end goes with the connection.
+            most = min(most, self.total - self.position)
         try:
-            data = response.read(min(len(view), READ_BYTES))
+            data = response.read(most)
         except TimeoutError:
             raise _Broken(ErrorCode.STALLED, "the host fell silent") from None
         except http.client.IncompleteRead:
             raise _Broken(ErrorCode.WRONG_LENGTH, self._cut_message()) from None
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:
             raise _Broken(ErrorCode.CONNECTION, f"the connection broke ({type(error).__name__})") from None
         count = len(data)
         if not count:
@@ -207,16 +212,11 @@ class Download:
         if response.status not in {206, 416}:
             return False
         match = _CONTENT_RANGE.fullmatch(response.header("Content-Range"))
-        if (
-            response.status == 206
-            and match is not None
-            and int(match[1]) == self.position
-            and (self.total is None or match[3] in {"*", str(self.total)})
-            and not _is_encoded(response)
-        ):
-            if self.total is None and match[3] != "*":
-                self.total = int(match[3])
-            return True
+        if response.status == 206 and match is not None and not _is_encoded(response):
+            first, total = int(match[1]), int(match[3])
+            if first == self.position < total and self.total in {None, total}:
+                self.total = total
+                return True
         # A range that does not fit: without the validator the next request asks for the whole.
         response.close()
         self._validator = ""
@@ -247,7 +247,9 @@ class Download:
             raise CopyError(ErrorCode.ENCODED_BODY, "the body is content-encoded although identity was asked for")
         length = response.content_length
         if length is None and not response.is_chunked:
-            raise CopyError(ErrorCode.WRONG_LENGTH, "the host promised no length, so a cut could not be told")
+            raise CopyError(
+                ErrorCode.WRONG_LENGTH, "the host promised no length that can be read, so a cut could not be told"
+            )
         self._check_size(length or 0)
         return length
 
@@ -269,12 +271,12 @@ class Download:
             self._check_time()
             target = parse_target(url)
             try:
-                response = self._transport.get(target, headers)
+                response = self._transport.get(target, headers, self._deadline)
             except TimeoutError:
                 raise _Broken(ErrorCode.CONNECTION, f"{target.host} did not answer in time") from None
             except ssl.SSLCertVerificationError:
                 raise CopyError(ErrorCode.CONNECTION, f"{target.host} has no certificate we can trust") from None
-            except (OSError, http.client.HTTPException) as error:
+            except (OSError, http.client.HTTPException, ValueError) as error:
                 raise _Broken(ErrorCode.CONNECTION, f"{target.host}: no answer ({type(error).__name__})") from None
             if response.status not in _REDIRECTS:
                 return response
@@ -316,8 +318,9 @@ def _retry_after(value: str) -> float | None:
         return min(float(value), _LONGEST_PAUSE_SECONDS)
     try:
         when = parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+        if when.tzinfo is None:
+            when = when.replace(tzinfo=timezone.utc)
+        seconds = (when - datetime.now(timezone.utc)).total_seconds()
+    except (TypeError, ValueError, OverflowError):
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=timezone.utc)
-    return min(max(0.0, (when - datetime.now(timezone.utc)).total_seconds()), _LONGEST_PAUSE_SECONDS)
+    return min(max(0.0, seconds), _LONGEST_PAUSE_SECONDS)

@@ -41,7 +41,9 @@ class ErrorCode(str, Enum):
     KEY_TAKEN = "key_taken"
     """Under the artifact's key stands another's object; `overwrite` replaces it."""
     STORE_ERROR = "store_error"
-    """The bucket did not take the object, also after retries."""
+    """The bucket did not take the object, or would not let it be looked at, also after retries."""
+    UNEXPECTED = "unexpected"
+    """Something failed in a way that nothing here provides for; the message has the error's type, the log its place."""
 
     def __str__(self) -> str:
         return self.value

@@ -104,7 +104,9 @@ class Intake:
         filled = 0
         with memoryview(buffer) as view:
             while filled < len(buffer):
-                count = self._download.readinto(view[filled:])
+                # Given back also when reading fails: the error's traceback would hold the slice, and it the buffer.
+                with view[filled:] as free:
+                    count = self._download.readinto(free)
                 if not count:
                     break
                 with view[filled : filled + count] as chunk:

@@ -35,7 +35,8 @@ class KeyTemplate:
     """Keys by a template of `{task_id}`, `{artifact}` and, at its very end, `{extension}`, below a prefix.
 
     The extension is known only from the bytes; with it at the end, one listing by prefix finds an artifact whatever
-    its extension. Raises ValueError for a template that could give two artifacts one key, or a key over 1024 bytes.
+    its extension. `has_extension` says whether it is there. Raises ValueError for a template that could give two
+    artifacts one key, or a key over 1024 bytes.
     """
 
     def __init__(self, template: str = "{task_id}/{artifact}.{extension}", prefix: str = "") -> None:
@@ -48,8 +49,8 @@ class KeyTemplate:
             raise ValueError(f"key_template {template!r}: unknown field {unknown[0]!r}; known are {sorted(_FIELDS)}")
         if fields.count("task_id") < 1 or fields.count("artifact") < 1:
             raise ValueError(f"key_template {template!r}: needs {{task_id}} and {{artifact}}, or keys would meet")
-        self._has_extension = "extension" in fields
-        if self._has_extension and (fields.count("extension") > 1 or not template.endswith(".{extension}")):
+        self.has_extension = "extension" in fields
+        if self.has_extension and (fields.count("extension") > 1 or not template.endswith(".{extension}")):
             raise ValueError(f"key_template {template!r}: .{{extension}} may stand at the end alone")
         self._stem = template.removesuffix("{extension}")
         self.prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
@@ -68,11 +69,11 @@ class KeyTemplate:
 
     def key(self, task_id: str, artifact: Artifact, extension: str) -> str:
         """The artifact's key."""
-        return self.stem(task_id, artifact) + (extension if self._has_extension else "")
+        return self.stem(task_id, artifact) + (extension if self.has_extension else "")
 
     def stem_of(self, key: str) -> str | None:
         """The stem of a key that this template can have given; None for a key that only begins like one."""
-        if not self._has_extension:
+        if not self.has_extension:
             return key
         stem, dot, extension = key.rpartition(".")
         return stem + dot if extension in _EXTENSIONS else None
@@ -90,6 +91,6 @@ class KeyTemplate:
             text += re.escape(literal)
             if field is not None:
                 text += segment if field == "task_id" else f"(?:{artifacts})"
-        if self._has_extension:
+        if self.has_extension:
             text += f"(?:{'|'.join(_EXTENSIONS)})"
         return re.compile(text)

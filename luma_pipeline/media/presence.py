@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
-from collections.abc import Iterable
+import time
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 
 from luma_pipeline.media.artifacts import Artifact
+from luma_pipeline.media.errors import CopyError, ErrorCode
 from luma_pipeline.media.keys import KeyTemplate
-from luma_pipeline.media.store import Bucket
+from luma_pipeline.media.store import Bucket, ListedObject, ListedPage
 
 _LARGEST_PAGE = 1000
 _SMALLEST_PAGE = 16
 _STEMS_PER_THREAD = 200
 _MOST_THREADS = 8
+_MOST_PAGES_OF_ONE_STEM = 100
+
+# Looking ahead: in CPU, 8 keys more in an answer cost half of what a request does.
+_KEYS_FOR_A_REQUEST = 8
+_SMALLEST_ADVANCE = 4
+_FIRST_TRIALS = 64
+_LOOKS_BETWEEN_TRIALS = 16
+_MOST_REMEMBERED_KEYS = 10_000
+# Other runs write too. What they do meanwhile, the condition of the write finds out.
+_REMEMBERED_SECONDS = 60.0
+
+Objects = dict[str, ListedObject]
+"""By key."""
+
+_END = "\U0010ffff"
 
 
 class Presence:
@@ -26,17 +43,23 @@ class Presence:
     is a request for up to a thousand of them, and where they are strewn among millions of others it is one each, so it
     never costs more than looking each up by itself, nor more than listing the whole prefix.
 
-    A store whose listing is not in the order of bytes ends the walk; the keys not reached are looked up singly.
+    `objects` looks for one artifact, whose page may go on to others' keys and is remembered for them for a minute. How
+    far it goes depends on how often that has served, so that strewn keys cost a request each, and no more.
+
+    A page says nothing of keys that a store with another order than that of bytes may have put elsewhere; these are
+    looked up singly, and so is everything once a page is out of order.
     """
 
     def __init__(self, bucket: Bucket, template: KeyTemplate) -> None:
         self._bucket = bucket
         self._template = template
         self._lock = threading.Lock()
-        self._sizes: dict[str, dict[str, int]] = {}
+        self._loaded: dict[str, Objects] = {}
+        self._memory = _Memory()
+        self._looks_ahead = template.has_extension  # else a stem is a key, and a page after it would leave it out
 
     def load(self, wanted: Iterable[tuple[str, Artifact]]) -> int:
-        """Look for many artifacts at once; how many objects were found. Each answer serves one `sizes`."""
+        """Look for many artifacts at once; how many objects were found. Each answer serves one `objects`."""
         stems = sorted({self._template.stem(task_id, artifact) for task_id, artifact in wanted})
         threads = max(1, min(_MOST_THREADS, len(stems) // _STEMS_PER_THREAD))
         share = -(-len(stems) // threads)
@@ -44,41 +67,157 @@ class Presence:
             found = list(pool.map(self._walk, (stems[at : at + share] for at in range(0, len(stems), share or 1))))
         with self._lock:
             for part in found:
-                self._sizes.update(part)
-        return sum(len(sizes) for part in found for sizes in part.values())
+                self._loaded.update(part)
+        return sum(len(objects) for part in found for objects in part.values())
 
-    def sizes(self, task_id: str, artifact: Artifact) -> dict[str, int]:
-        """The keys in the bucket that may be this artifact's, with their sizes in bytes."""
+    def objects(self, task_id: str, artifact: Artifact) -> Objects:
+        """The objects in the bucket that may be this artifact's. Each answer serves one look."""
         stem = self._template.stem(task_id, artifact)
         with self._lock:
-            known = self._sizes.pop(stem, None)
-        if known is not None:
-            return known
-        page, _ = self._bucket.list_keys(stem, "", _SMALLEST_PAGE)
-        return {key: size for key, size in page if self._template.stem_of(key) == stem}
+            found = self._loaded.pop(stem, None)
+            if found is None:
+                found = self._memory.find(stem)
+            advance = self._memory.advance() if found is None and self._looks_ahead else 0
+        if advance:
+            found = self._look_ahead(stem, advance)
+        return self._look(stem) if found is None else found
 
-    def _walk(self, stems: list[str]) -> dict[str, dict[str, int]]:
-        found: dict[str, dict[str, int]] = {}
+    def _look_ahead(self, stem: str, most: int) -> Objects | None:
+        """Answer by a page that begins at the stem, and remember the page; None when it does not answer."""
+        page = self._bucket.list_page(self._template.prefix, most, start_after=stem)
+        if not _is_usable(page, stem):
+            self._looks_ahead = False
+            return None
+        span = _Span(stem, page, self._by_stem(page))
+        found = span.answer(stem)
+        if found is not None:
+            with self._lock:
+                self._memory.keep(span)
+        return found
+
+    def _look(self, stem: str) -> Objects:
+        found: Objects = {}
+        token: str | None = None
+        for _ in range(_MOST_PAGES_OF_ONE_STEM):
+            page = self._bucket.list_page(stem, _SMALLEST_PAGE, token=token)
+            found.update(self._by_stem(page).get(stem, {}))
+            # Without extension the stem is the key, and the first of all that begin with it.
+            if page.is_last or (page.objects and not self._template.has_extension):
+                return found
+            if page.token is None:
+                break
+            token = page.token
+        raise CopyError(ErrorCode.STORE_ERROR, f"the store's listing of {stem} does not end")
+
+    def _walk(self, stems: list[str]) -> dict[str, Objects]:
+        found: dict[str, Objects] = {}
         at, most = 0, _LARGEST_PAGE
         while at < len(stems):
             # Without its last character the stem sorts just before itself, which alone may be the whole key.
-            page, more = self._bucket.list_keys(self._template.prefix, stems[at][:-1], most)
-            keys = [key for key, _ in page]
-            if any(left >= right for left, right in pairwise(keys)):
+            page = self._bucket.list_page(self._template.prefix, most, start_after=stems[at][:-1])
+            if not _is_usable(page, stems[at][:-1]):
                 return found
-            reached = self._reached(stems, at, keys[-1]) if more and keys else len(stems)
-            for stem in stems[at:reached]:
-                found[stem] = {}
-            for key, size in page:
-                sizes = found.get(self._template.stem_of(key) or "")
-                if sizes is not None:
-                    sizes[key] = size
+            span = _Span(stems[at], page, self._by_stem(page))
+            reached = at
+            while reached < len(stems) and span.reaches(stems[reached]):
+                objects = span.answer(stems[reached])
+                if objects is not None:
+                    found[stems[reached]] = objects
+                reached += 1
             most = max(_SMALLEST_PAGE, most // 4) if reached - at <= 1 else _LARGEST_PAGE
             at = max(reached, at + 1)
         return found
 
-    @staticmethod
-    def _reached(stems: list[str], at: int, last: str) -> int:
-        """The first stem about which a page that ends with `last` does not say everything."""
-        reached = bisect_right(stems, last, at)
-        return reached - 1 if reached > at and last.startswith(stems[reached - 1]) else reached
+    def _by_stem(self, page: ListedPage) -> dict[str, Objects]:
+        found: dict[str, Objects] = {}
+        for listed in page.objects:
+            stem = self._template.stem_of(listed.key)
+            if stem is not None:
+                found.setdefault(stem, {})[listed.key] = listed
+        return found
+
+
+def _is_usable(page: ListedPage, start_after: str) -> bool:
+    """Whether a page is in the order of bytes and begins where it was told to.
+
+    One without keys that is not the last is allowed in S3, and tells nothing.
+    """
+    keys = [start_after, *(listed.key for listed in page.objects)]
+    return all(left < right for left, right in pairwise(keys)) and bool(page.objects or page.is_last)
+
+
+def _path(key: str) -> list[str]:
+    """What a store sorts by that keeps its keys in folders, as SeaweedFS does: there `a/x` comes before `a-b/x`."""
+    return key.split("/")
+
+
+class _Span:
+    """What a page tells of the stems from `start` up to `end`."""
+
+    def __init__(self, start: str, page: ListedPage, found: dict[str, Objects]) -> None:
+        self.start = start
+        self.end = _END if page.is_last else page.objects[-1].key
+        self.keys = len(page.objects)
+        self.taken_at = time.monotonic()
+        self._found = found
+        self.answered: set[str] = set()
+
+    def reaches(self, stem: str) -> bool:
+        """Whether all that the stem can have lies before the page's end."""
+        return stem < self.end and not self.end.startswith(stem)
+
+    def answer(self, stem: str) -> Objects | None:
+        """The objects of a stem, once; None where the page does not tell all of them in every order of keys."""
+        is_within = self.start <= stem and self.reaches(stem) and _path(self.start) <= _path(stem) < _path(self.end)
+        if not is_within or stem in self.answered:
+            return None
+        self.answered.add(stem)
+        return self._found.get(stem, {})
+
+
+class _Memory:
+    """The spans of the last minute; the oldest go first when they hold too many keys. To be used under a lock."""
+
+    def __init__(self) -> None:
+        self._spans: dict[str, _Span] = {}
+        self._starts: list[str] = []
+        self._keys = 0
+        self._credit = 0
+        self._unpaid = 0
+
+    def advance(self) -> int:
+        """How many keys the next page may have; 0 where looking ahead does not pay, but for a trial now and then."""
+        if self._credit >= _SMALLEST_ADVANCE:
+            return self._credit
+        self._unpaid += 1
+        is_trial = self._unpaid <= _FIRST_TRIALS or self._unpaid % _LOOKS_BETWEEN_TRIALS == 0
+        return _SMALLEST_ADVANCE if is_trial else 0
+
+    def find(self, stem: str) -> Objects | None:
+        """The objects of a stem, if a span tells of it."""
+        self._drop_while(lambda oldest: oldest.taken_at < time.monotonic() - _REMEMBERED_SECONDS)
+        at = bisect_right(self._starts, stem)
+        found = self._spans[self._starts[at - 1]].answer(stem) if at else None
+        if found is not None:
+            self._credit = min(self._credit + _KEYS_FOR_A_REQUEST, _LARGEST_PAGE)
+        return found
+
+    def keep(self, span: _Span) -> None:
+        """Remember a span in place of those that begin within it."""
+        first, last = bisect_left(self._starts, span.start), bisect_left(self._starts, span.end)
+        for start in self._starts[first:last]:
+            span.answered |= self._spans[start].answered
+            self._drop(start)
+        self._starts.insert(first, span.start)
+        self._spans[span.start] = span
+        self._keys += span.keys
+        self._credit = max(0, self._credit - span.keys)
+        self._drop_while(lambda _: self._keys > _MOST_REMEMBERED_KEYS)
+
+    def _drop_while(self, is_too_much: Callable[[_Span], bool]) -> None:
+        while self._spans and is_too_much(oldest := next(iter(self._spans.values()))):
+            self._drop(oldest.start)
+
+    def _drop(self, start: str) -> None:
+        self._keys -= self._spans.pop(start).keys
+        del self._starts[bisect_left(self._starts, start)]

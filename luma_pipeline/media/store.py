@@ -21,9 +21,11 @@ import base64
 import contextlib
 import hashlib
 import logging
+import os
 import struct
+import threading
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -34,13 +36,13 @@ from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    HTTPClientError,
     NoCredentialsError,
     PartialCredentialsError,
     TokenRetrievalError,
 )
+from botocore.parsers import ResponseParserError
 
-from luma_pipeline.media.errors import BucketError, CopyError, ErrorCode
+from luma_pipeline.media.errors import BucketError, CopyCancelled, CopyError, ErrorCode
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -52,10 +54,13 @@ MOST_PARTS = 10_000
 
 _PROBE_KEY = ".luma-pipeline-write-probe"
 _LONGEST_METADATA_VALUE = 512  # All user metadata of an object may have 2 KB.
-_READ_BYTES = 1 << 20
+_READ_BYTES = 1 << 18
 
+# The last for an answer in something else than S3's XML, such as the page of a portal.
+_FAULTS = (BotoCoreError, ClientError, ResponseParserError)
 _NO_BUCKET = {"NoSuchBucket"}
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "403"}
+_ARCHIVED = "InvalidObjectState"
 _BAD_KEYS = {
     "InvalidAccessKeyId",
     "SignatureDoesNotMatch",
@@ -97,6 +102,18 @@ class ObjectSettings:
         }
         return {name: value for name, value in arguments.items() if value is not None}
 
+    @property
+    def needed_permissions(self) -> str:
+        """What the credentials have to be allowed, to be named in an error."""
+        needed = ["s3:ListBucket", "s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"]
+        if self.tags:
+            needed.append("s3:PutObjectTagging")
+        if self.acl is not None:
+            needed.append("s3:PutObjectAcl")
+        if self.sse_kms_key_id is not None or (self.server_side_encryption or "").startswith("aws:kms"):
+            needed.append(f"kms:GenerateDataKey and kms:Decrypt for {self.sse_kms_key_id or 'the key of aws:kms'}")
+        return ", ".join(needed)
+
 
 @dataclass(frozen=True, slots=True)
 class ObjectLabel:
@@ -128,6 +145,24 @@ def quoted_task_id(task_id: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class ListedObject:
+    """What a listing says of an object."""
+
+    key: str
+    size_bytes: int
+    etag: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedPage:
+    """A page of a listing; `is_last` when nothing follows, else `token` asks for the next."""
+
+    objects: tuple[ListedObject, ...]
+    is_last: bool
+    token: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class StoredObject:
     """What the store says of an object. `sha256` is what its metadata or its checksum says; times are aware UTC."""
 
@@ -147,7 +182,10 @@ class StoredObject:
 
 
 def make_client(*, max_connections: int, timeouts: tuple[float, float], max_attempts: int = 5) -> S3Client:
-    """An S3 client by boto3's standard chain of settings and credentials (`AWS_ENDPOINT_URL_S3` for other stores)."""
+    """An S3 client by boto3's standard chain of settings and credentials (`AWS_ENDPOINT_URL_S3` for other stores).
+
+    `AWS_REGION` counts too, which all SDKs read but boto3.
+    """
     config = Config(
         connect_timeout=timeouts[0],
         read_timeout=timeouts[1],
@@ -160,7 +198,8 @@ def make_client(*, max_connections: int, timeouts: tuple[float, float], max_atte
     )
     try:
         # A session of its own: the default one is not safe to build clients from in several threads.
-        return boto3.session.Session().client("s3", config=config)
+        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
+        return session.client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
         raise BucketError(f"cannot set up an S3 client: {error}; check the AWS_* settings") from error
 
@@ -205,41 +244,49 @@ class Upload:
     def abort(self) -> None:
         """Give up the upload. What a store that is down keeps of it, a later sweep takes."""
         try:
+            self.abort_surely()
+        except (BucketError, CopyError) as error:
+            log.warning("upload of %s was not aborted, the next sweep takes it: %s", self.key, error)
+
+    def abort_surely(self) -> None:
+        """Give up the upload, or raise what the store says against it."""
+        try:
             self._bucket.client.abort_multipart_upload(Bucket=self._bucket.name, Key=self.key, UploadId=self.upload_id)
-        except (BotoCoreError, ClientError) as error:
+        except _FAULTS as error:
             if _code(error) != "NoSuchUpload":
-                log.warning("upload of %s could not be aborted (%s); the next sweep takes it", self.key, _code(error))
+                raise self._bucket.translated(error, f"aborting the upload of {self.key}") from error
 
 
 class Bucket:
-    """One bucket, spoken to through one client."""
+    """One bucket, spoken to through one client. `stopping` breaks off what takes long."""
 
-    def __init__(self, client: S3Client, name: str, settings: ObjectSettings) -> None:
+    def __init__(self, client: S3Client, name: str, settings: ObjectSettings, stopping: threading.Event) -> None:
         self.client = client
         self.name = name
         self._settings = settings
+        self._stopping = stopping
         self._conditional_writes = True
 
     # -- looking --------------------------------------------------------------------------------------------------
 
     def check(self, prefix: str) -> None:
-        """Raise BucketError unless the bucket is there, can be listed, and lets an upload below `prefix` begin.
+        """Raise BucketError unless the bucket is there, can be listed, and lets an upload below `prefix` begin and end.
 
         The upload is never completed, so that nothing is left behind.
         """
         key = prefix + _PROBE_KEY
         self.call(lambda client: client.head_bucket(Bucket=self.name), "looking at the bucket", is_bucket=True)
         self.call(lambda client: client.list_objects_v2(Bucket=self.name, Prefix=prefix, MaxKeys=1), "listing")
-        self._start(key, "application/octet-stream", {}).abort()
+        self._start(key, "application/octet-stream", {}).abort_surely()
 
     def head(self, key: str) -> StoredObject | None:
         """The object under a key; None when there is none."""
         try:
             answer: Mapping[str, Any] = self.client.head_object(Bucket=self.name, Key=key, ChecksumMode="ENABLED")
-        except (BotoCoreError, ClientError) as error:
+        except _FAULTS as error:
             if _status(error) == 404 and _code(error) not in _NO_BUCKET:
                 return None
-            raise self._translated(error, f"looking at {key}") from error
+            raise self.translated(error, f"looking at {key}", is_object=True) from error
         # Some stores capitalize the names of user metadata.
         metadata = {name.lower(): value for name, value in answer.get("Metadata", {}).items()}
         return StoredObject(
@@ -254,31 +301,44 @@ class Bucket:
             copy_id=metadata.get("luma-copy-id"),
         )
 
-    def list_keys(self, prefix: str, start_after: str, most: int) -> tuple[list[tuple[str, int]], bool]:
-        """One page of (key, size in bytes) after `start_after`, and whether more follow."""
+    def list_page(self, prefix: str, most: int, *, start_after: str = "", token: str | None = None) -> ListedPage:
+        """One page of a listing, after a key or from where the page before it ended."""
         arguments: dict[str, Any] = {"Bucket": self.name, "Prefix": prefix, "MaxKeys": most}
         if start_after:
             arguments["StartAfter"] = start_after
+        if token is not None:
+            arguments["ContinuationToken"] = token
         answer = self.call(lambda client: client.list_objects_v2(**arguments), "listing")
-        page = [(item["Key"], item["Size"]) for item in answer.get("Contents", []) if "Key" in item and "Size" in item]
-        return page, answer.get("IsTruncated", False)
+        objects = tuple(
+            ListedObject(item["Key"], item["Size"], clean_etag(item.get("ETag")))
+            for item in answer.get("Contents", [])
+            if "Key" in item and "Size" in item
+        )
+        return ListedPage(objects, not answer.get("IsTruncated", False), answer.get("NextContinuationToken"))
 
-    def digest_of(self, stored: StoredObject) -> str:
-        """The object's SHA-256 in hex: from its metadata or checksum, else by reading it through."""
+    def digest_of(self, stored: StoredObject) -> str | None:
+        """The object's SHA-256 in hex: from its metadata or checksum, else by reading it through.
+
+        None for an object in an archive that can only be read once it is restored.
+        """
         if stored.sha256 is not None:
             return stored.sha256
+        try:
+            answer = self.client.get_object(Bucket=self.name, Key=stored.key)
+        except _FAULTS as error:
+            if _code(error) == _ARCHIVED:
+                return None
+            raise self.translated(error, f"reading {stored.key}", is_object=True) from error
         digest = hashlib.sha256()
-        for chunk in self._read(stored.key):
-            digest.update(chunk)
-        return digest.hexdigest()
-
-    def _read(self, key: str) -> Iterator[bytes]:
-        answer = self.call(lambda client: client.get_object(Bucket=self.name, Key=key), f"reading {key}")
         with contextlib.closing(answer["Body"]) as body:
             try:
-                yield from body.iter_chunks(_READ_BYTES)
-            except (BotoCoreError, HTTPClientError) as error:
-                raise self._translated(error, f"reading {key}") from error
+                for chunk in body.iter_chunks(_READ_BYTES):
+                    if self._stopping.is_set():
+                        raise CopyCancelled("the copier was closed")
+                    digest.update(chunk)
+            except _FAULTS as error:
+                raise self.translated(error, f"reading {stored.key}") from error
+        return digest.hexdigest()
 
     # -- writing --------------------------------------------------------------------------------------------------
 
@@ -305,6 +365,14 @@ class Bucket:
             only_if_absent=only_if_absent,
         )
         return clean_etag(answer.get("ETag")), answer.get("ChecksumSHA256") == checksum
+
+    def delete(self, key: str) -> None:
+        """Delete the object under a key."""
+        arguments: dict[str, Any] = {"Bucket": self.name, "Key": key}
+        try:
+            self.client.delete_object(**arguments)
+        except _FAULTS as error:
+            raise self.translated(error, f"deleting {key}", is_object=True) from error
 
     def start_upload(self, key: str, content_type: str, label: ObjectLabel) -> Upload:
         """Begin a multipart upload."""
@@ -333,11 +401,11 @@ class Bucket:
         if only_if_absent and self._conditional_writes:
             try:
                 return write(self.client, {"IfNoneMatch": "*"})
-            except (BotoCoreError, ClientError) as error:
+            except _FAULTS as error:
                 if _code(error) in _PRECONDITION or _status(error) in {409, 412}:
                     raise KeyExists from None
                 if _status(error) not in {400, 405, 501} or _code(error) not in _NOT_IMPLEMENTED:
-                    raise self._translated(error, doing) from error
+                    raise self.translated(error, doing) from error
             answer = self.call(lambda client: write(client, {}), doing)
             self._conditional_writes = False
             log.info("the store has no conditional writes; two runs at once end with the object of the later one")
@@ -353,10 +421,10 @@ class Bucket:
             arguments: dict[str, Any] = {"Bucket": self.name, "Prefix": prefix, **marker}
             try:
                 answer = self.client.list_multipart_uploads(**arguments)
-            except (BotoCoreError, ClientError) as error:
+            except _FAULTS as error:
                 if _code(error) == "NoSuchUpload":  # rclone's word for an empty list
                     break
-                raise self._translated(error, "listing uploads") from error
+                raise self.translated(error, "listing uploads") from error
             for item in answer.get("Uploads", []):
                 key = item.get("Key", "")
                 initiated = _utc(item.get("Initiated"))
@@ -380,12 +448,13 @@ class Bucket:
         """Make a request; raise BucketError or CopyError for what the store says against it."""
         try:
             return request(self.client)
-        except (BotoCoreError, ClientError) as error:
-            raise self._translated(error, doing, is_bucket=is_bucket) from error
+        except _FAULTS as error:
+            raise self.translated(error, doing, is_bucket=is_bucket) from error
 
-    def _translated(
-        self, error: BotoCoreError | ClientError, doing: str, *, is_bucket: bool = False
+    def translated(
+        self, error: Exception, doing: str, *, is_bucket: bool = False, is_object: bool = False
     ) -> BucketError | CopyError:
+        """An error of ours for what the store says. `is_object`: a refusal may concern this one object alone."""
         code, status = _code(error), _status(error)
         where = f"bucket {self.name!r} ({self.client.meta.endpoint_url})"
         if isinstance(error, NoCredentialsError | PartialCredentialsError | TokenRetrievalError):
@@ -395,10 +464,8 @@ class Bucket:
         if code in _BAD_KEYS:
             return BucketError(f"{where}: the store refuses the credentials ({code}); check keys, region and clock")
         if code in _DENIED or status in {401, 403}:
-            return BucketError(
-                f"{where}: denied while {doing} ({code}); the credentials need s3:ListBucket, s3:GetObject, "
-                "s3:PutObject and s3:AbortMultipartUpload"
-            )
+            denied = f"denied while {doing} ({code}); the credentials need {self._settings.needed_permissions}"
+            return CopyError(ErrorCode.STORE_ERROR, denied) if is_object else BucketError(f"{where}: {denied}")
         if is_bucket:
             return BucketError(f"{where} cannot be reached ({code}); check AWS_ENDPOINT_URL_S3 and the region")
         return CopyError(ErrorCode.STORE_ERROR, f"{doing}: the store answered {status or 'nothing'} ({code})")
@@ -409,13 +476,13 @@ def clean_etag(etag: str | None) -> str | None:
     return etag.strip('"') if etag else None
 
 
-def _code(error: BotoCoreError | ClientError) -> str:
+def _code(error: Exception) -> str:
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code", "")) or type(error).__name__
     return type(error).__name__
 
 
-def _status(error: BotoCoreError | ClientError) -> int | None:
+def _status(error: Exception) -> int | None:
     if not isinstance(error, ClientError):
         return None
     status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")

@@ -29,13 +29,21 @@ class StoreRequest:
 
 @dataclass(frozen=True)
 class Fault:
-    """An error answer, or with `status` 0 a dropped connection. `afterwards`: the store does the work before that."""
+    """An error answer, or with `status` 0 a dropped connection. `afterwards`: the store does the work before that.
+
+    `text` is answered in place of the error. What `passes` reaches the store: with `keeps` only so many bytes of it,
+    and its answer comes back without the headers that `drops` names, and with `drips` in small pieces.
+    """
 
     status: int = 500
     code: str = "InternalError"
     delay: float = 0.0
     passes: bool = False
     afterwards: bool = False
+    text: str | None = None
+    keeps: int | None = None
+    drops: tuple[str, ...] = ()
+    drips: bool = False
 
 
 Rule = Callable[[StoreRequest, int], "Fault | None"]
@@ -99,22 +107,23 @@ class FaultyStore:
                 for seen in self.seen
             )
             fault = self._rule(request, alike)
-        if fault is not None:
-            time.sleep(fault.delay)
-            if fault.afterwards:
-                self._forward(handler, body)
-            if not fault.passes:
-                self._fail(handler, fault)
-                return
-        status, headers, answer = self._forward(handler, body)
-        self._answer(handler, status, headers, answer)
+        fault = fault or Fault(passes=True)
+        time.sleep(fault.delay)
+        if fault.afterwards:
+            self._forward(handler, body)
+        if not fault.passes:
+            self._fail(handler, fault)
+            return
+        status, headers, answer = self._forward(handler, body[: fault.keeps])
+        kept = [(name, value) for name, value in headers if name.lower() not in fault.drops]
+        self._answer(handler, status, kept, answer, drips=fault.drips)
 
     def _forward(self, handler: BaseHTTPRequestHandler, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         upstream = http.client.HTTPConnection("127.0.0.1", self._upstream_port, timeout=30)
         try:
             upstream.putrequest(handler.command, handler.path, skip_host=True, skip_accept_encoding=True)
             for name, value in handler.headers.items():
-                upstream.putheader(name, value)
+                upstream.putheader(name, value if name.lower() != "content-length" else str(len(body)))
             upstream.endheaders(body)
             answer = upstream.getresponse()
             return answer.status, answer.getheaders(), answer.read()
@@ -126,11 +135,20 @@ class FaultyStore:
             handler.close_connection = True
             handler.connection.close()
             return
-        text = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>told to fail</Message></Error>"
+        text = fault.text
+        if text is None:
+            text = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>told to fail</Message></Error>"
         self._answer(handler, fault.status, [("Content-Type", "application/xml")], text.encode())
 
     @staticmethod
-    def _answer(handler: BaseHTTPRequestHandler, status: int, headers: list[tuple[str, str]], body: bytes) -> None:
+    def _answer(
+        handler: BaseHTTPRequestHandler,
+        status: int,
+        headers: list[tuple[str, str]],
+        body: bytes,
+        *,
+        drips: bool = False,
+    ) -> None:
         handler.send_response_only(status)
         length = str(len(body))
         for name, value in headers:
@@ -141,4 +159,8 @@ class FaultyStore:
         handler.send_header("Content-Length", length)
         handler.end_headers()
         if handler.command != "HEAD":
-            handler.wfile.write(body)
+            step = 64 * 1024 if drips else max(1, len(body))
+            for at in range(0, len(body), step):
+                handler.wfile.write(body[at : at + step])
+                if drips:
+                    time.sleep(0.05)

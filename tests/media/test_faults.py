@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 import time
+import traceback
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
 import pytest
 
-from luma_pipeline.media import Artifact, BucketError, CopyRequest, CopyResult, CopyStatus, ErrorCode
+from luma_pipeline.media import Artifact, BucketError, CopyRequest, CopyResult, CopyStatus, ErrorCode, KnownObject
 from tests.media import samples
-from tests.media.conftest import PART, Area
+from tests.media.conftest import BUCKET, PART, Area, make_area
 from tests.media.faulty_cdn import Answer, FaultyCdn
 from tests.media.faulty_store import Fault, FaultyStore, Rule, StoreRequest
+from tests.media.stores import Store
 
 SMALL = samples.mp4(300_000)
 LARGE = samples.mp4(2 * PART + 123_456)
@@ -305,3 +308,177 @@ def test_a_closed_copier_leaves_nothing_half_done(area: Area, cdn: FaultyCdn) ->
 def test_an_artifact_without_a_link_is_a_row(area: Area) -> None:
     for link in (None, "", "  "):
         assert_nothing(area, copy(area, link), ErrorCode.NO_LINK)
+
+
+def test_a_failed_file_does_not_harm_the_next_on_the_same_worker(area: Area, cdn: FaultyCdn) -> None:
+    body = samples.mp4(6_000_000)
+    dead, cut_short, good = cdn.add(Answer(b"no", 403)), cdn.add(cut(body, 0.1).but(etag=None)), cdn.add(whole(body))
+    with area.copier(max_workers=1, part_size_bytes=8 << 20) as copier:
+        futures = [
+            copier.submit(CopyRequest(f"task-{n}", Artifact.VIDEO, link))
+            for n, link in enumerate([dead, good, cut_short, good])
+        ]
+        codes = [future.result().error_code for future in futures]
+
+    assert codes == ["link_expired", None, "wrong_length", None]
+    assert area.objects() == {"task-1/video.mp4": body, "task-3/video.mp4": body}
+
+
+def test_what_nobody_has_foreseen_costs_one_row_and_tells_no_secret(
+    area: Area, cdn: FaultyCdn, caplog: pytest.LogCaptureFixture
+) -> None:
+    # A part without an ETag cannot be named in the completion.
+    rule = part(1, Fault(passes=True, drops=("etag",)))
+    with (
+        FaultyStore(area.store.port, rule) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint), max_workers=1) as copier,
+    ):
+        futures = [
+            copier.submit(CopyRequest(task_id, Artifact.VIDEO, cdn.add(whole(body)) + "?sig=s3cr3t"))
+            for task_id, body in (("bad", LARGE), ("good", SMALL))
+        ]
+        bad, good = [future.result() for future in futures]
+
+    assert (bad.status, bad.error_code) == (CopyStatus.FAILED, ErrorCode.UNEXPECTED.value)
+    assert bad.error_message == "unexpected KeyError; the log says where"
+    assert "bad" in caplog.text
+    assert "put_part" in caplog.text
+    assert "s3cr3t" not in caplog.text
+    assert good.status is CopyStatus.COPIED
+    assert area.objects() == {"good/video.mp4": SMALL}
+    assert area.uploads() == []
+
+
+@pytest.mark.parametrize("asks", ["refresh", "better_link"])
+def test_what_the_provider_refuses_passes_through(area: Area, asks: str) -> None:
+    def ask(*_: object) -> str | None:
+        raise PermissionError("the token was refused")
+
+    refresh, better = (ask, None) if asks == "refresh" else (None, ask)
+    with area.copier(refresh=refresh) as copier, pytest.raises(PermissionError, match="the token was refused"):
+        copier.submit(CopyRequest("task", Artifact.VIDEO, None, better_link=better)).result()
+
+
+def stores_less(request: StoreRequest, nth: int) -> Fault | None:
+    """Of an object and of a last part it keeps a thousand bytes, and does not say what their digest is."""
+    is_last_part = request.is_part and request.query["partNumber"] == ["3"]
+    is_object = request.method == "PUT" and not request.is_part
+    keeps = 1000 if is_last_part or is_object else None
+    return Fault(passes=True, keeps=keeps, drops=("x-amz-checksum-sha256", "x-amz-checksum-crc32"))
+
+
+@pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
+def test_an_object_that_was_stored_shorter_is_deleted_and_not_taken_for_a_copy(
+    moto: Store, cdn: FaultyCdn, body: bytes
+) -> None:
+    area = make_area(moto)
+    with FaultyStore(moto.port, stores_less) as proxy:
+        result = copy(area, cdn.add(whole(body)), s3_client=moto.client(endpoint=proxy.endpoint))
+    assert_nothing(area, result, ErrorCode.STORE_ERROR)
+    assert "deleted" in (result.error_message or "")
+
+    assert_whole(area, copy(area, cdn.add(whole(body))), body)
+
+
+def test_an_object_that_must_not_be_looked_at_costs_one_row(area: Area, cdn: FaultyCdn) -> None:
+    for task_id in ("hidden", "seen"):
+        area.client.put_object(Bucket=BUCKET, Key=f"{area.prefix}/{task_id}/video.mp4", Body=b"not ours")
+
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        return Fault(403, "AccessDenied") if request.method == "HEAD" and "hidden" in request.path else None
+
+    with (
+        FaultyStore(area.store.port, rule) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint)) as copier,
+    ):
+        codes = [
+            copier.copy(CopyRequest(task_id, Artifact.VIDEO, cdn.add(whole(SMALL)))).error_code
+            for task_id in ("hidden", "seen", "fine")
+        ]
+
+    assert codes == ["store_error", "key_taken", None]
+
+
+def fails(kind: str, fault: Fault, when: threading.Event | None = None) -> Rule:
+    """The fault for every listing, or for every object that is written at once; not before it is time."""
+
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        is_listing = request.method == "GET" and "list-type" in request.query
+        if not {"listing": is_listing, "object": request.method == "PUT", "nothing": False}[kind]:
+            return None
+        if when is not None:
+            when.wait(30)
+        return fault
+
+    return rule
+
+
+@pytest.mark.parametrize("kind", ["listing", "object"])
+def test_a_permission_that_concerns_every_artifact_stops_everything(area: Area, cdn: FaultyCdn, kind: str) -> None:
+    are_queued = threading.Event()
+    with (
+        FaultyStore(area.store.port, fails(kind, Fault(403, "AccessDenied"), are_queued)) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint), max_workers=1) as copier,
+    ):
+        requests = [CopyRequest(f"task-{n}", Artifact.VIDEO, cdn.add(whole(SMALL))) for n in range(4)]
+        futures = [copier.submit(request) for request in requests]
+        are_queued.set()
+        errors = [future.exception() for future in futures]
+
+    assert {type(error) for error in errors} == {BucketError}
+    assert len({str(error) for error in errors}) == 1
+    # Each has been raised once, so that none carries the tracebacks of those before it.
+    depths = [len(traceback.extract_tb(error.__traceback__)) for error in errors[1:] if error is not None]
+    assert len(set(depths)) == 1
+
+
+@pytest.mark.parametrize("link", [None, "", "  "])
+def test_without_a_link_the_provider_is_asked_for_one(area: Area, cdn: FaultyCdn, link: str | None) -> None:
+    asked: list[str] = []
+
+    def refresh(task_id: str, artifact: Artifact) -> str | None:
+        asked.append(task_id)
+        return cdn.add(whole(SMALL)) if task_id == "task" else None
+
+    with area.copier(refresh=refresh) as copier:
+        results = [copier.copy(CopyRequest(task_id, Artifact.VIDEO, link)) for task_id in ("task", "other")]
+
+    assert_whole(area, results[0], SMALL)
+    assert results[1].error_code == ErrorCode.NO_LINK.value
+    assert asked == ["task", "other"]
+
+
+def known_of(result: CopyResult) -> KnownObject:
+    return KnownObject(
+        result.key or "", result.size_bytes or 0, result.sha256, result.etag, result.content_type, result.copied_at
+    )
+
+
+@pytest.mark.parametrize(
+    ("failing", "link", "overwrite", "status", "is_kept"),
+    [
+        ("listing", "alive", False, CopyStatus.FAILED, True),
+        ("nothing", "dead", True, CopyStatus.EXPIRED, True),
+        ("object", "alive", True, CopyStatus.FAILED, True),
+        ("nothing", "dead", False, CopyStatus.EXPIRED, False),
+    ],
+    ids=["a look that fails", "a dead link", "a write that fails", "an object that is gone"],
+)
+def test_a_failure_keeps_what_is_known_of_an_object_that_stands(
+    area: Area, cdn: FaultyCdn, failing: str, link: str, overwrite: bool, status: CopyStatus, is_kept: bool
+) -> None:
+    links = {"alive": cdn.add(whole(SMALL)), "dead": cdn.add(Answer(b"no", 404))}
+    with area.copier() as copier:
+        known = known_of(copier.copy(CopyRequest("task", Artifact.VIDEO, links["alive"])))
+    if not is_kept:
+        area.client.delete_object(Bucket=BUCKET, Key=known.key)
+    with (
+        FaultyStore(area.store.port, fails(failing, Fault(500))) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint), overwrite=overwrite) as copier,
+    ):
+        result = copier.copy(CopyRequest("task", Artifact.VIDEO, links[link], known))
+
+    assert result.status is status
+    assert result.error_code
+    kept = known_of(result)
+    assert kept == (known if is_kept else KnownObject("", 0, None))

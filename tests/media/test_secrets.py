@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import pickle
+import threading
+import time
 import traceback
 
 import pytest
@@ -57,9 +59,9 @@ def test_no_signature_leaks_from_any_ending(area: Area, cdn: FaultyCdn, caplog: 
 
 @pytest.mark.parametrize("link", [f"http://127.0.0.1:1/x{QUERY}", f"http://[{SECRET}", f"gopher://x/{QUERY}"])
 def test_no_signature_leaks_from_an_error_or_a_traceback(link: str) -> None:
-    transport = Transport(Guard(allow_private_addresses=True), (1.0, 1.0), 1)
+    transport = Transport(Guard(allow_private_addresses=True), (1.0, 1.0), 1, threading.Event())
     with pytest.raises((CopyError, OSError)) as caught:
-        transport.get(parse_target(link), {})
+        transport.get(parse_target(link), {}, time.monotonic() + 1)
 
     shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)
     assert SECRET not in shown.replace(link, "")
