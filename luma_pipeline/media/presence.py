@@ -146,9 +146,15 @@ def _is_usable(page: ListedPage, start_after: str) -> bool:
     return all(left < right for left, right in pairwise(keys)) and bool(page.objects or page.is_last)
 
 
-def _path(key: str) -> list[str]:
-    """What a store sorts by that keeps its keys in folders, as SeaweedFS does: there `a/x` comes before `a-b/x`."""
-    return key.split("/")
+def _is_within(start: str, stem: str, end: str) -> bool:
+    """Whether a stem lies between two keys for every store: in the order of bytes, in that of a store that keeps keys
+    in folders, as SeaweedFS does, where `a/x` comes before `a-b/x`, and in one that does not know capitals.
+    """
+    return (
+        start <= stem < end
+        and start.split("/") <= stem.split("/") < end.split("/")
+        and start.lower() <= stem.lower() < end.lower()
+    )
 
 
 class _Span:
@@ -167,9 +173,9 @@ class _Span:
         return stem < self.end and not self.end.startswith(stem)
 
     def answer(self, stem: str) -> Objects | None:
-        """The objects of a stem, once; None where the page does not tell all of them in every order of keys."""
-        is_within = self.start <= stem and self.reaches(stem) and _path(self.start) <= _path(stem) < _path(self.end)
-        if not is_within or stem in self.answered:
+        """The objects of a stem, once; None where the page may not tell all of them."""
+        is_told = self.reaches(stem) and (stem == self.start or _is_within(self.start, stem, self.end))
+        if not is_told or stem in self.answered:
             return None
         self.answered.add(stem)
         return self._found.get(stem, {})

@@ -350,3 +350,125 @@ def test_a_store_without_conditional_writes_gets_plain_ones(area: Area, cdn: Fau
 
     assert len(area.objects()) == 3
     assert len({request.path for request in conditions}) == 1
+
+
+def listings(proxy: FaultyStore) -> int:
+    return sum(request.method == "GET" and "list-type" in request.query for request in proxy.seen)
+
+
+EMPTY_PAGE = "<ListBucketResult><IsTruncated>true</IsTruncated><KeyCount>0</KeyCount></ListBucketResult>"
+
+
+def test_a_page_without_keys_is_not_taken_for_a_bucket_without_objects(area: Area, cdn: FaultyCdn) -> None:
+    link = cdn.add(Answer(SMALL))
+    request = CopyRequest("task", Artifact.VIDEO, link)
+    with area.copier() as copier:
+        copier.copy(request)
+
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        is_first = request.method == "GET" and nth <= 2 and "continuation-token" not in request.query
+        return Fault(200, text=EMPTY_PAGE) if is_first else None
+
+    with (
+        FaultyStore(area.store.port, rule) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint)) as copier,
+    ):
+        copier.load_known([("task", Artifact.VIDEO)])
+        assert copier.copy(request).status is CopyStatus.ALREADY_PRESENT
+    assert len(cdn.requests_for(link)) == 1
+
+
+def test_a_listing_that_does_not_end_is_no_proof_of_absence(area: Area, cdn: FaultyCdn) -> None:
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        return Fault(200, text=EMPTY_PAGE) if request.method == "GET" else None
+
+    with (
+        FaultyStore(area.store.port, rule) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint)) as copier,
+    ):
+        result = copier.copy(CopyRequest("task", Artifact.VIDEO, cdn.add(Answer(SMALL))))
+
+    assert (result.status, result.error_code) == (CopyStatus.FAILED, ErrorCode.STORE_ERROR.value)
+
+
+def test_new_videos_need_few_listings_and_a_second_look_its_own(area: Area, cdn: FaultyCdn) -> None:
+    link = cdn.add(Answer(samples.mp4(3000)))
+    requests = [CopyRequest(hashlib.sha256(bytes([n])).hexdigest(), Artifact.VIDEO, link) for n in range(40)]
+    with (
+        FaultyStore(area.store.port, lambda request, nth: None) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint), max_workers=1) as copier,
+    ):
+        first = [copier.copy(request).status for request in requests]
+        asked = listings(proxy)
+        second = [copier.copy(request).status for request in requests]
+
+    assert first == [CopyStatus.COPIED] * len(requests)
+    assert asked <= 20
+    assert second == [CopyStatus.ALREADY_PRESENT] * len(requests)
+    assert len(cdn.asked) == len(requests)
+
+
+NAMES_THAT_STORES_ORDER_DIFFERENTLY = ["a", "a-a", "a-b", "a.b", "a0", "b", "b-1"]
+
+
+@pytest.mark.parametrize("in_bulk", [False, True], ids=["single looks", "bulk look"])
+def test_an_object_is_found_in_whatever_order_the_store_lists(any_area: Area, cdn: FaultyCdn, in_bulk: bool) -> None:
+    link = cdn.add(Answer(SMALL))
+    requests = [CopyRequest(name, Artifact.VIDEO, link) for name in NAMES_THAT_STORES_ORDER_DIFFERENTLY]
+    with any_area.copier() as copier:
+        results = [copier.submit(request).result() for request in requests]
+    before = {result.task_id: known(result) for result in results}
+    cdn.asked.clear()
+    for first in ("a-a", "a.b", "a"):
+        with any_area.copier() as copier:
+            if in_bulk:
+                copier.load_known((name, Artifact.VIDEO) for name in before if name >= first)
+            for name in sorted(before, key=lambda name: name != first):
+                result = copier.copy(CopyRequest(name, Artifact.VIDEO, link, before[name]))
+                assert result.status is CopyStatus.ALREADY_PRESENT, name
+    assert cdn.asked == []
+
+
+def test_an_object_that_another_has_replaced_is_not_taken_for_the_known_one(area: Area, cdn: FaultyCdn) -> None:
+    link, other = cdn.add(Answer(SMALL)), samples.mp4(len(SMALL), seed=2)
+    with area.copier() as copier:
+        first = copier.copy(CopyRequest("task", Artifact.VIDEO, link))
+    area.client.put_object(Bucket=BUCKET, Key=first.key or "", Body=other)
+    with area.copier() as copier:
+        taken = copier.copy(CopyRequest("task", Artifact.VIDEO, link, known(first)))
+    metadata = {"luma-task-id": "task", "luma-artifact": "video", "luma-sha256": hashlib.sha256(other).hexdigest()}
+    area.client.put_object(Bucket=BUCKET, Key=first.key or "", Body=other, Metadata=metadata)
+    with area.copier() as copier:
+        ours = copier.copy(CopyRequest("task", Artifact.VIDEO, link, known(first)))
+
+    assert (taken.status, taken.error_code, taken.key) == (CopyStatus.FAILED, ErrorCode.KEY_TAKEN.value, None)
+    assert (ours.status, ours.sha256) == (CopyStatus.ALREADY_PRESENT, hashlib.sha256(other).hexdigest())
+
+
+def test_a_known_object_with_the_same_bytes_and_another_etag_is_read_and_not_fetched(
+    area: Area, cdn: FaultyCdn
+) -> None:
+    link = cdn.add(Answer(LARGE))
+    with area.copier() as copier:
+        first = copier.copy(CopyRequest("task", Artifact.VIDEO, link))
+    # As a tool moves it that knows no metadata and no parts.
+    area.client.put_object(Bucket=BUCKET, Key=first.key or "", Body=LARGE)
+    with area.copier() as copier:
+        again = copier.copy(CopyRequest("task", Artifact.VIDEO, link, known(first)))
+
+    assert (again.status, again.sha256) == (CopyStatus.ALREADY_PRESENT, first.sha256)
+    assert again.etag == hashlib.md5(LARGE).hexdigest()
+    assert len(cdn.requests_for(link)) == 1
+
+
+def test_a_known_multipart_of_another_size_is_damaged_and_replaced(area: Area, cdn: FaultyCdn) -> None:
+    link = cdn.add(Answer(LARGE))
+    with area.copier() as copier:
+        first = copier.copy(CopyRequest("task", Artifact.VIDEO, link))
+        metadata = area.client.head_object(Bucket=BUCKET, Key=first.key or "")["Metadata"]
+        area.client.put_object(Bucket=BUCKET, Key=first.key or "", Body=LARGE[:1000], Metadata=metadata)
+    with area.copier() as copier:
+        again = copier.copy(CopyRequest("task", Artifact.VIDEO, link, known(first)))
+
+    assert again.status is CopyStatus.COPIED
+    assert area.objects() == {"task/video.mp4": LARGE}

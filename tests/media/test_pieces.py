@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+from bisect import bisect_right
+from collections.abc import Callable
 from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from hypothesis import given
@@ -10,9 +14,13 @@ from hypothesis import strategies as st
 
 from luma_pipeline.media import Artifact, LinkSource, expires_at, preferred_link, redact_link
 from luma_pipeline.media.keys import KeyTemplate, safe_segment
+from luma_pipeline.media.presence import Presence
 from luma_pipeline.media.sniff import BoxWalk, MediaType, sniff
-from luma_pipeline.media.store import ObjectLabel
+from luma_pipeline.media.store import Bucket, ObjectLabel, ObjectSettings
 from tests.media import samples
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 ANY_TASK_ID = st.text(max_size=300) | st.sampled_from(
     ["..", ".", "", "a/b", "../../x", "x" * 5000, "é" * 5000, "a~b", "a%2Fb"]
@@ -199,3 +207,50 @@ FRAGMENT = (16).to_bytes(4, "big") + b"moof" + bytes(8)
 )
 def test_what_follows_the_last_box_hides_no_cut(data: bytes, expected: bool) -> None:
     assert is_cut(data, []) == is_cut(data, [7] * 30) == expected
+
+
+def by_folder(key: str) -> list[str]:
+    return key.split("/")
+
+
+class ListedKeys:
+    """A client of a store that has these keys, lists them in this order, and counts its listings."""
+
+    def __init__(self, keys: set[str], order: Callable[[str], Any]) -> None:
+        self.listings = 0
+        self._order = order
+        self._keys = sorted(keys, key=order)
+
+    def list_objects_v2(self, *, Prefix: str, MaxKeys: int, StartAfter: str = "", **_: Any) -> dict[str, Any]:  # noqa: N803
+        self.listings += 1
+        at = bisect_right(self._keys, self._order(StartAfter), key=self._order) if StartAfter else 0
+        found = [key for key in self._keys[at:] if key.startswith(Prefix)]
+        page = [{"Key": key, "Size": 5, "ETag": '"e"'} for key in found[:MaxKeys]]
+        return {"Contents": page, "IsTruncated": len(found) > MaxKeys}
+
+
+# Short, so that one often is the start of another, which is where orders differ.
+NAMES = st.text(alphabet="aB0-._", min_size=1, max_size=3).filter(lambda name: safe_segment(name) == name)
+
+
+@given(
+    st.sets(NAMES, max_size=40),
+    st.lists(NAMES, max_size=40),
+    st.lists(NAMES, max_size=10),
+    st.sampled_from([str, by_folder, str.lower]),
+    st.sampled_from(["{task_id}/{artifact}.{extension}", "{artifact}/{task_id}.{extension}", "{task_id}-{artifact}"]),
+)
+def test_what_is_said_to_be_in_the_bucket_is_what_is_there(
+    stored: set[str], looked_for: list[str], in_bulk: list[str], order: Callable[[str], Any], template_text: str
+) -> None:
+    template = KeyTemplate(template_text, "p")
+    keys = {name: template.key(name, Artifact.VIDEO, "mp4") for name in {*stored, *looked_for, *in_bulk}}
+    client = ListedKeys({keys[name] for name in stored}, order)
+    bucket = Bucket(cast("S3Client", client), "bucket", ObjectSettings(), threading.Event())
+    presence = Presence(bucket, template)
+    presence.load((name, Artifact.VIDEO) for name in in_bulk)
+    client.listings = 0
+    for name in looked_for:
+        assert set(presence.objects(name, Artifact.VIDEO)) == ({keys[name]} if name in stored else set())
+    if order is str:
+        assert client.listings <= len(looked_for)

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from luma_pipeline.media import Artifact, BucketError, CopyRequest, CopyStatus, KnownObject, MediaCopier
+from luma_pipeline.media.store import make_client
 from tests.media import samples, stores
-from tests.media.conftest import BUCKET, PART, Area
+from tests.media.conftest import BUCKET, PART, Area, make_area
 from tests.media.faulty_cdn import Answer, FaultyCdn
+from tests.media.faulty_store import Fault, FaultyStore, StoreRequest
 from tests.media.stores import Store
 
 SMALL = samples.mp4(300_000)
@@ -73,6 +75,23 @@ def test_objects_are_kept_as_the_settings_say(moto: Store, cdn: FaultyCdn, body:
     assert any(grant["Grantee"].get("URI", "").endswith("AllUsers") for grant in grants)
 
 
+def test_an_object_in_an_archive_is_present_and_its_digest_unknown(moto: Store, cdn: FaultyCdn) -> None:
+    area = make_area(moto)
+    request = CopyRequest("task", Artifact.VIDEO, cdn.add(Answer(LARGE)))
+    with area.copier(storage_class="GLACIER") as copier:
+        copied = copier.copy(request)
+    with area.copier() as copier:
+        found = copier.copy(request)
+        known = KnownObject(found.key or "", found.size_bytes or 0, found.sha256, found.etag)
+        again = copier.copy(CopyRequest("task", Artifact.VIDEO, None, known))
+
+    assert copied.status is CopyStatus.COPIED
+    for result in (found, again):
+        assert (result.status, result.size_bytes, result.sha256) == (CopyStatus.ALREADY_PRESENT, len(LARGE), None)
+        assert (result.key, result.etag) == (copied.key, copied.etag)
+    assert len(cdn.asked) == 1
+
+
 def bucket_error(**settings: Any) -> str:
     with MediaCopier(**settings) as copier, pytest.raises(BucketError) as caught:
         copier.check_bucket()
@@ -102,6 +121,34 @@ def test_a_bucket_that_cannot_be_used_says_what_to_do(seaweedfs: Store) -> None:
     for message in messages.values():
         assert not {"wrong-secret", "nothing-at-all", stores.SECRET_KEY, stores.READER_SECRET} & set(message.split())
     assert client.list_multipart_uploads(Bucket=BUCKET, Prefix=".luma").get("Uploads", []) == []
+
+
+def test_the_check_needs_and_names_every_permission(area: Area) -> None:
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        return Fault(403, "AccessDenied") if request.method == "DELETE" else None
+
+    settings = {"tags": {"team": "video"}, "acl": "private", "sse_kms_key_id": "alias/videos"}
+    with FaultyStore(area.store.port, rule) as proxy:
+        client = area.store.client(endpoint=proxy.endpoint)
+        plain = bucket_error(bucket=BUCKET, prefix=area.prefix, s3_client=client)
+        with area.copier(s3_client=client, **settings) as copier, pytest.raises(BucketError) as caught:
+            copier.check_bucket()
+
+    for permission in ("s3:DeleteObject", "s3:AbortMultipartUpload"):
+        assert permission in plain
+    for permission in ("s3:PutObjectTagging", "s3:PutObjectAcl", "kms:GenerateDataKey", "alias/videos"):
+        assert permission not in plain
+        assert permission in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["AWS_REGION", "AWS_DEFAULT_REGION"])
+def test_the_region_is_taken_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Any, name: str) -> None:
+    for other in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(other, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv(name, "eu-central-1")
+
+    assert make_client(max_connections=1, timeouts=(1.0, 1.0)).meta.region_name == "eu-central-1"
 
 
 def test_no_credentials_at_all_says_what_to_set(
