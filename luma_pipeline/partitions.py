@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from enum import Enum
 from urllib.parse import quote
 
 import dagster as dg
-from dagster import TimeWindowPartitionsDefinition
+from dagster import TimeWindow, TimeWindowPartitionsDefinition
 
-__all__ = ["Frequency", "folder_of", "partitions_definition"]
+__all__ = ["Frequency", "folder_of", "partitions_definition", "periods_before", "window_of"]
 
 
 class Frequency(str, Enum):
@@ -63,3 +64,30 @@ def folder_of(definition: dg.PartitionsDefinition[str], partition_key: str) -> s
     if isinstance(definition, dg.MonthlyPartitionsDefinition):
         return f"month={start:%Y-%m}"
     return f"date={start:%Y-%m-%d}"
+
+
+def window_of(definition: TimeWindowPartitionsDefinition, partition_key: str) -> TimeWindow | None:
+    """The window of a partition, be it still to come; None if the key is none of this definition's.
+
+    The definition's own `has_partition_key` works out its first and its last partition for every key: 0.3 s for a
+    thousand of them, against 0.1 s here.
+    """
+    try:
+        window = definition.time_window_for_partition_key(partition_key)
+    except (ValueError, OverflowError):
+        return None
+    start = window.start.timestamp()
+    if start < definition.start_timestamp or definition.get_partition_key_for_timestamp(start) != partition_key:
+        return None
+    return window
+
+
+def periods_before(definition: TimeWindowPartitionsDefinition, window: TimeWindow) -> Iterator[tuple[str, TimeWindow]]:
+    """The keys and windows before a window, the latest first, back to the first partition.
+
+    One by one, for whoever needs the latest few: all keys of ten years of hours take half a second.
+    """
+    earlier = definition.get_prev_partition_window(window.start, respect_bounds=False)
+    while earlier is not None and earlier.start.timestamp() >= definition.start_timestamp:
+        yield definition.get_partition_key_for_timestamp(earlier.start.timestamp()), earlier
+        earlier = definition.get_prev_partition_window(earlier.start, respect_bounds=False)

@@ -12,14 +12,14 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster import TimeWindowPartitionsDefinition
+from dagster import TimeWindow, TimeWindowPartitionsDefinition
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luma_pipeline.assets.partition import OPEN_MARKS, UNFINISHED_MARKS, mark_of
 from luma_pipeline.automation import JOB_NAME, SCHEDULE_NAME, SENSOR_NAME, RevisitPolicy
 from luma_pipeline.component import LumaPipelineComponent
-from luma_pipeline.partitions import Frequency, folder_of, partitions_definition
+from luma_pipeline.partitions import Frequency, folder_of, partitions_definition, periods_before, window_of
 from luma_pipeline.resources.dataset import Dataset
 
 UTC = timezone.utc
@@ -139,11 +139,33 @@ def test_the_open_period_is_left_to_the_schedule(tmp_path: Path) -> None:
     assert spans(setting.sensor()) == []
 
 
-def test_a_run_of_the_sensor_that_is_under_way_is_waited_for(tmp_path: Path) -> None:
+def test_partitions_of_a_run_under_way_are_left_out(tmp_path: Path) -> None:
     setting = Setting(tmp_path, give_up_after_hours=24 * 60)
-    setting.mark(day(3), timedelta(hours=12))
-    setting.under_way({"luma/trigger": "open_tasks"})
-    assert spans(setting.sensor()) == []
+    for days_ago in (3, 4, 5, 9):
+        setting.mark(day(days_ago), timedelta(hours=12))
+    setting.under_way({RANGE[0]: day(4), RANGE[1]: day(3), "luma/trigger": "open_tasks"})
+    result = setting.sensor()
+    assert spans(result) == [(day(9), day(9)), (day(5), day(5))]
+    assert list(json.loads(result.cursor or "")) == [day(9), day(5)]
+    again = setting.sensor(result.cursor)
+    assert again.skip_reason is not None
+    assert again.skip_reason.skip_message == (
+        "2 partitions are due, and runs under way work on them; "
+        "2 partitions have open tasks or an open period, none is due yet"
+    )
+
+
+def test_runs_say_what_they_are_for(tmp_path: Path) -> None:
+    setting = Setting(tmp_path, give_up_after_hours=24 * 60)
+    for days_ago in (3, 5):
+        setting.mark(day(days_ago), timedelta(hours=12))
+    [revisit] = setting.sensor().run_requests or ()
+    assert {name: tag for name, tag in revisit.tags.items() if name.startswith("luma/")} == {
+        "luma/trigger": "open_tasks",
+        "luma/partitions": "3",  # the day between costs less than a run of its own
+    }
+    [regular] = setting.schedule(datetime(2025, 3, 4, 12, 10, tzinfo=UTC))
+    assert regular.tags == {"luma/trigger": "schedule"}
 
 
 def test_a_thousand_open_partitions_are_few_runs(tmp_path: Path) -> None:
@@ -156,11 +178,12 @@ def test_a_thousand_open_partitions_are_few_runs(tmp_path: Path) -> None:
 def test_pauses_grow_with_age_within_their_bounds() -> None:
     policy = RevisitPolicy(give_up_after=1e6)
     end = datetime(2025, 1, 1, tzinfo=UTC)
-    for age, pause in ((0, 600), (4 * 3600, 3600), (400 * 3600, 6 * 3600)):
+    for age, pause in ((600, 600), (4 * 3600, 3600), (400 * 3600, 6 * 3600)):
         now = end + timedelta(seconds=age)
         assert policy.is_due(end, now - timedelta(seconds=pause), now)
         assert not policy.is_due(end, now - timedelta(seconds=pause - 1), now)
-    assert not policy.is_due(end, end - timedelta(days=1), end - timedelta(seconds=1))
+    for age in (-1, 0, 599):  # the period that has just closed is the schedule's
+        assert not policy.is_due(end, end - timedelta(days=1), end + timedelta(seconds=age))
 
 
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Asia/Kolkata", "Australia/Lord_Howe"]
@@ -182,7 +205,9 @@ def test_every_instant_is_in_exactly_one_window_with_a_folder_of_its_own(
     key = definition.get_partition_key_for_timestamp(instant.timestamp())
     window = definition.time_window_for_partition_key(key)
     assert window.start.timestamp() <= instant.timestamp() < window.end.timestamp()
-    following = definition.get_partition_key_for_timestamp(window.end.timestamp())
+    following = _key_after(definition, window)
+    assert window_of(definition, key) == window
+    assert next(periods_before(definition, definition.time_window_for_partition_key(following))) == (key, window)
     assert definition.time_window_for_partition_key(following).start.timestamp() == window.end.timestamp()
     folders = {folder_of(definition, key), folder_of(definition, following)}
     assert len(folders) == 2
@@ -194,4 +219,22 @@ FIRST = [("weekly", "2024-01-08"), ("monthly", "2024-01-01"), ("daily", "2024-01
 
 @pytest.mark.parametrize(("frequency", "first"), FIRST)
 def test_the_first_window_holds_the_start(frequency: str, first: str) -> None:
-    assert partitions_definition(Frequency(frequency), "2024-01-10", "UTC").get_first_partition_key() == first
+    definition = partitions_definition(Frequency(frequency), "2024-01-10", "UTC")
+    assert definition.get_first_partition_key() == first
+    window = definition.time_window_for_partition_key(first)
+    assert list(periods_before(definition, window)) == []
+    assert list(
+        periods_before(definition, definition.time_window_for_partition_key(_key_after(definition, window)))
+    ) == [(first, window)]
+
+
+def _key_after(definition: TimeWindowPartitionsDefinition, window: TimeWindow) -> str:
+    return definition.get_partition_key_for_timestamp(window.end.timestamp())
+
+
+NO_KEYS = ["2024-01-09", "2024-01-10-18:00", "2024-1-10", "0001-01-01", "9999-12-31", "", "no partition at all"]
+
+
+@pytest.mark.parametrize("key", NO_KEYS)
+def test_what_is_no_key_of_the_partitions_has_no_window(key: str) -> None:
+    assert window_of(partitions_definition(Frequency.DAILY, "2024-01-10", "Europe/Berlin"), key) is None

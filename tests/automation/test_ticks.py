@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from luma_pipeline.assets.partition import mark_of
@@ -23,7 +26,7 @@ from luma_pipeline.sandbox.server import Answer, HttpServer, Request
 
 UTC = timezone.utc
 NOON = datetime(2024, 12, 24, 12, tzinfo=UTC)
-_ORIGIN = RemoteJobOrigin(
+ORIGIN = RemoteJobOrigin(
     RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("luma_pipeline.definitions"), "__repository__"), JOB_NAME
 )
 _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -49,6 +52,14 @@ class Clockwork:
 
     def tick_schedule(self, at: datetime) -> tuple[list[str | None], str | None]:
         """The partitions asked for, or why there are none."""
+        data = self._evaluated_schedule(at)
+        return [request.partition_key for request in data.run_requests or ()], data.skip_message
+
+    def schedule_requests(self, at: datetime) -> list[dg.RunRequest]:
+        """The runs asked for."""
+        return list(self._evaluated_schedule(at).run_requests or ())
+
+    def _evaluated_schedule(self, at: datetime) -> ScheduleExecutionData:
         repository = self.repository()
         context = dg.build_schedule_context(
             self.instance,
@@ -57,8 +68,7 @@ class Clockwork:
             resources={"luma_dataset": Dataset(url=self.root)},
         )
         _kept.append(context.instance)
-        data = repository.get_schedule_def(SCHEDULE_NAME).evaluate_tick(context)
-        return [request.partition_key for request in data.run_requests or ()], data.skip_message
+        return repository.get_schedule_def(SCHEDULE_NAME).evaluate_tick(context)
 
     def tick_sensor(self) -> tuple[list[tuple[str, str]], str | None]:
         """The ranges asked for, or why there are none."""
@@ -85,11 +95,26 @@ class Clockwork:
     def marks(self, name: str) -> set[str]:
         return set(Dataset(url=self.root).marks(name).listed())
 
-    def begin_run(self, status: dg.DagsterRunStatus, **tags: str) -> None:
-        """A run of the job that has come so far; a tag's name has its slash as an underscore."""
-        tagged = {name.replace("_", "/", 1): value for name, value in tags.items()}
-        run = dg.DagsterRun(JOB_NAME, run_id=str(uuid.uuid4()), tags=tagged, remote_job_origin=_ORIGIN, status=status)
+    def begin_run(
+        self, status: dg.DagsterRunStatus, *, job: str = JOB_NAME, assets: Sequence[str] = (), **tags: str
+    ) -> None:
+        """A run that has come so far; a tag's name has its slash as an underscore."""
+        run = dg.DagsterRun(
+            job,
+            run_id=str(uuid.uuid4()),
+            tags={name.replace("_", "/", 1): value for name, value in tags.items()},
+            asset_selection=frozenset(dg.AssetKey(asset) for asset in assets) or None,
+            remote_job_origin=ORIGIN,
+            status=status,
+        )
         self.instance.add_run(run)
+
+    def keep_videos(self, *keys: str) -> None:
+        """The partitions' manifests, as of partitions that were read."""
+        for key in keys:
+            file = Path(self.root) / "luma_videos" / f"date={key}" / "part-0.parquet"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.touch()
 
 
 @pytest.fixture
@@ -162,7 +187,92 @@ def test_the_last_run_of_a_closed_period_is_asked_for_until_it_has_begun(clockwo
     clockwork.begin_run(dg.DagsterRunStatus.QUEUED, dagster_partition="2024-12-23")
     assert clockwork.tick_schedule(NOON) == (["2024-12-24"], None)
     clockwork.begin_run(dg.DagsterRunStatus.QUEUED, dagster_partition="2024-12-24")
-    assert clockwork.tick_schedule(NOON) == ([], "the run for 2024-12-24 is still under way")
+    assert clockwork.tick_schedule(NOON) == ([], "the runs for 2024-12-23, 2024-12-24 are still under way")
+
+
+STARTED, QUEUED = dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.QUEUED
+EVERY_ASSET = ("luma_tasks", "luma_generations", "luma_videos")
+BACKFILL: dict[str, Any] = {"job": "__ASSET_JOB", "assets": EVERY_ASSET}
+RUNS = [
+    ("a run of the job", {}, True),
+    ("a run of a backfill", BACKFILL, True),
+    ("a person's run of one asset among others", {"job": "nightly", "assets": ("luma_videos", "report")}, True),
+    ("a backfill of another's assets", {"job": "__ASSET_JOB", "assets": ("report",)}, False),
+    ("a run of another's job", {"job": "nightly"}, False),
+]
+
+
+@pytest.mark.parametrize(("run", "holds"), [(run, holds) for _, run, holds in RUNS], ids=[name for name, _, _ in RUNS])
+@pytest.mark.parametrize("by_range", [True, False])
+def test_neither_schedule_nor_sensor_asks_for_a_partition_that_a_run_under_way_works_on(
+    clockwork: Clockwork, run: dict[str, Any], holds: bool, by_range: bool
+) -> None:
+    clockwork.settings = {"give_up_after_hours": 24 * 365}
+    for number in (2, 6):
+        clockwork.mark("open", days_ago(number))
+    tags = {_RANGE[0]: days_ago(3), _RANGE[1]: days_ago(0)} if by_range else {"dagster/partition": days_ago(2)}
+    clockwork.begin_run(STARTED, **run, **{name.replace("/", "_", 1): key for name, key in tags.items()})
+    rest = [] if holds else [span(2, 2)]
+    assert clockwork.tick_sensor() == ([span(6, 6), *rest], None)
+    if holds:
+        assert clockwork.tick_sensor()[1] == (
+            "1 partitions are due, and runs under way work on them; "
+            "1 partitions have open tasks or an open period, none is due yet"
+        )
+    requested, _ = clockwork.tick_schedule(datetime.now(UTC))
+    assert requested == ([] if holds and by_range else [days_ago(0)])
+
+
+def test_a_range_does_not_pass_over_a_partition_that_a_run_under_way_works_on(clockwork: Clockwork) -> None:
+    clockwork.settings = {"give_up_after_hours": 24 * 365}
+    for number in (15, 13, 12, 10):
+        clockwork.mark("open", days_ago(number))
+    clockwork.begin_run(STARTED, **BACKFILL, dagster_partition=days_ago(11))
+    assert clockwork.tick_sensor()[0] == [span(15, 12), span(10, 10)]
+
+
+def test_the_sensor_adds_nothing_to_a_queue_in_which_its_last_run_still_waits(clockwork: Clockwork) -> None:
+    clockwork.mark("open", days_ago(2))
+    clockwork.begin_run(QUEUED, luma_trigger="open_tasks", dagster_partition=days_ago(3))
+    requested, skipped = clockwork.tick_sensor()
+    assert requested == []
+    assert skipped is not None
+    assert skipped.endswith("for open tasks is still in the queue")
+
+
+def test_the_schedule_asks_for_the_periods_that_nobody_has_read_since_the_last_one(clockwork: Clockwork) -> None:
+    clockwork.keep_videos("2024-12-21")
+    [missed, regular] = clockwork.schedule_requests(NOON)
+    assert regular.partition_key == "2024-12-24"
+    assert [missed.tags[tag] for tag in _RANGE] == ["2024-12-22", "2024-12-23"]
+    assert (missed.tags["luma/trigger"], missed.tags["luma/partitions"]) == ("schedule", "2")
+    assert clockwork.marks("unfinished") == {"2024-12-22", "2024-12-23"}
+
+
+def test_the_sensor_asks_for_the_periods_that_nobody_has_read_since_an_unfinished_one(clockwork: Clockwork) -> None:
+    clockwork.mark("unfinished", days_ago(3))
+    clockwork.keep_videos(days_ago(1))
+    assert clockwork.tick_sensor() == ([span(3, 2)], None)
+    assert clockwork.marks("unfinished") == {days_ago(3), days_ago(2)}
+    # One that was read is not looked for again at once either.
+    assert set(json.loads(clockwork.cursor or "")) == {days_ago(3), days_ago(2), days_ago(1)}
+
+
+def test_how_long_ago_a_period_closed_is_no_matter_of_the_clock_on_the_wall(clockwork: Clockwork) -> None:
+    """The first of these days closed 71.5 hours before the tick, with an hour left out in between."""
+    clockwork.settings = {"partitions_timezone": "Europe/Berlin"}
+    clockwork.keep_videos("2025-03-28")
+    at = datetime(2025, 4, 2, 0, 30, tzinfo=ZoneInfo("Europe/Berlin"))
+    assert clockwork.tick_schedule(at) == ([None, "2025-04-02"], None)
+    assert clockwork.marks("unfinished") == {"2025-03-29", "2025-03-30", "2025-03-31", "2025-04-01"}
+
+
+def test_on_the_first_deployment_nothing_is_asked_for_but_the_open_period(clockwork: Clockwork) -> None:
+    for number in range(3):
+        at = NOON + timedelta(minutes=10 * number)
+        assert clockwork.tick_schedule(at) == (["2024-12-24"], None)
+        assert clockwork.tick_sensor() == ([], "no open tasks")
+    assert clockwork.marks("unfinished") == set()
 
 
 @pytest.mark.parametrize("running", [True, False])
@@ -182,6 +292,7 @@ def test_a_partition_that_is_open_and_unfinished_counts_once(clockwork: Clockwor
     clockwork.mark("open", days_ago(2), age=timedelta(minutes=1))
     clockwork.mark("unfinished", days_ago(2), age=timedelta(minutes=1))
     clockwork.mark("open", days_ago(0))
+    clockwork.keep_videos(days_ago(1))
     assert clockwork.tick_sensor() == ([], "2 partitions have open tasks or an open period, none is due yet")
 
 
@@ -191,9 +302,10 @@ def test_due_partitions_go_into_few_runs_and_are_not_asked_for_twice_at_once(clo
     for number in marked:
         clockwork.mark("open", days_ago(number))
     clockwork.mark("unfinished", days_ago(30))
+    clockwork.keep_videos(*(days_ago(number) for number in range(1, 30)))
     assert clockwork.tick_sensor() == ([span(50, 45), span(40, 39), span(30, 30), span(20, 20)], None)
     assert clockwork.tick_sensor() == ([], "8 partitions have open tasks or an open period, none is due yet")
-    assert set(json.loads(clockwork.cursor or "")) == {days_ago(number) for number in (*marked, 30)}
+    assert set(json.loads(clockwork.cursor or "")) >= {days_ago(number) for number in (*marked, 30)}
 
 
 def test_a_range_is_no_longer_than_a_run_may_be(clockwork: Clockwork) -> None:
@@ -207,6 +319,7 @@ def test_a_period_never_read_to_its_end_is_read_once_more_however_old_it_is(cloc
     """What was submitted after its last reading is in no other partition; open tasks are given up in time."""
     clockwork.mark("open", days_ago(10))
     clockwork.mark("unfinished", days_ago(20))
+    clockwork.keep_videos(*(days_ago(number) for number in range(1, 20)))
     assert clockwork.tick_sensor() == ([span(20, 20)], None)
     assert clockwork.marks("open") == set()
     assert clockwork.marks("unfinished") == {days_ago(20)}
