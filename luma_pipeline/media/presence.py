@@ -7,7 +7,7 @@ import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
+from itertools import islice, pairwise
 
 from luma_pipeline.media.artifacts import Artifact
 from luma_pipeline.media.errors import CopyError, ErrorCode
@@ -18,6 +18,7 @@ _LARGEST_PAGE = 1000
 _SMALLEST_PAGE = 16
 _STEMS_PER_THREAD = 200
 _MOST_THREADS = 8
+_MOST_LOADED = 100_000
 _MOST_PAGES_OF_ONE_STEM = 100
 
 # Looking ahead: in CPU, 8 keys more in an answer cost half of what a request does.
@@ -68,6 +69,9 @@ class Presence:
         with self._lock:
             for part in found:
                 self._loaded.update(part)
+            # What was looked for and is not copied in the end would be kept for ever.
+            for stem in tuple(islice(self._loaded, max(0, len(self._loaded) - _MOST_LOADED))):
+                del self._loaded[stem]
         return sum(len(objects) for part in found for objects in part.values())
 
     def objects(self, task_id: str, artifact: Artifact) -> Objects:
