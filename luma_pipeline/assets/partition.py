@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -43,7 +43,8 @@ VIDEOS = "luma_videos"
 OPEN_MARKS = "open"
 """The marks of partitions that have tasks or videos to come back for."""
 UNFINISHED_MARKS = "unfinished"
-"""The marks of partitions that were last read before their window ended: tasks may have come after that."""
+"""The marks of partitions that were last read when tasks of theirs could still come: before their window had ended, or
+so soon after that a transaction begun in it could still be open."""
 
 
 def mark_of(partition_key: str) -> str:
@@ -87,7 +88,8 @@ class PartitionReport:
 class PartitionWork:
     """What a run does with each of its partitions. Thread-safe: partitions are worked on side by side.
 
-    A part that is None was not selected: what it would have made is read from the datasets.
+    A part that is None was not selected: what it would have made is read from the datasets. `late_rows` is how long
+    after a window's end rows of it may still be committed to the source table.
     """
 
     dataset: Dataset
@@ -96,6 +98,7 @@ class PartitionWork:
     copier: MediaCopier | None
     resolve: ResolvePolicy
     manifest: ManifestPolicy
+    late_rows: timedelta = timedelta(minutes=15)
 
     def do(self, partition: Partition) -> PartitionReport:
         """Read, ask, copy and write one partition."""
@@ -141,7 +144,8 @@ class PartitionWork:
             to_ask = tasks_to_ask(stored, generations_file, checkpoints, self.resolve)
         if self.copier is not None:
             manifest_file = self.dataset.partition(VIDEOS, partition.folder)
-            to_copy = artifacts_to_copy(generations_file, manifest_file, self.manifest)
+            is_asked_again = self.client is not None and self.resolve.refresh
+            to_copy = artifacts_to_copy(generations_file, manifest_file, self.manifest, is_asked_again=is_asked_again)
         return PartitionReport(partition, tasks_report, to_ask=to_ask, to_copy=to_copy)
 
     def _tasks(self, partition: Partition) -> tuple[pa.Table | None, TasksReport | None]:
@@ -178,7 +182,8 @@ class PartitionWork:
         elif generations and videos:
             open_marks.clear(name)
         if self.source is not None:
-            if read_at < partition.end:
+            if read_at < partition.end + self.late_rows:
                 unfinished_marks.set(name)
-            else:
+            elif generations:
+                # Tasks that were read alone have yet to be asked for.
                 unfinished_marks.clear(name)
