@@ -15,6 +15,7 @@ PUBLIC = {
         "Drift",
         "FINAL_STATES",
         "Flattened",
+    "LinkUnavailableError",
         "GENERATIONS_SCHEMA",
         "LumaClient",
         "LumaError",

@@ -6,7 +6,13 @@ with LumaClient(token=token) as client:
 
 from luma_pipeline.luma.client import DEFAULT_BASE_URL, LumaClient
 from luma_pipeline.luma.dialects import Dialect
-from luma_pipeline.luma.errors import AuthenticationError, LumaError, ProviderUnavailableError, QuotaExceededError
+from luma_pipeline.luma.errors import (
+    AuthenticationError,
+    LinkUnavailableError,
+    LumaError,
+    ProviderUnavailableError,
+    QuotaExceededError,
+)
 from luma_pipeline.luma.flatten import Drift, Flattened, flatten, to_table
 from luma_pipeline.luma.outcome import FINAL_STATES, Outcome, OutcomeKind, State
 from luma_pipeline.luma.schema import GENERATIONS_SCHEMA, SCHEMA_VERSION
@@ -20,6 +26,7 @@ __all__ = [
     "Dialect",
     "Drift",
     "Flattened",
+    "LinkUnavailableError",
     "LumaClient",
     "LumaError",
     "Outcome",

@@ -46,12 +46,28 @@ class Answer:
 
 
 _RETRIED = frozenset({408, 425}) | frozenset(range(500, 600))
-_QUOTA = re.compile(r"quota|insufficient|balance|billing|credit|arrear|payment", re.IGNORECASE)
+_QUOTA = re.compile(
+    r"quota|insufficient(?!_?(permission|privilege|scope|right))|balance|billing|credit(?!ential)|arrear|payment",
+    re.IGNORECASE,
+)
 _BAD_TOKEN = re.compile(r"invalid[_ ]?(api[_ ]?)?(key|token)|unauthori[sz]ed|token[_ ](expired|invalid)", re.IGNORECASE)
+_MISSING = r"(not[_ -]?(found|exist)|(does|do|did)(n't| not)[_ ]exist|no longer exist|unknown)"
 _NOT_FOUND = re.compile(
-    r"not[_ -]?(found|exist)|no such (?!host)|(does|do)(n't| not)[_ ]exist|task_?not|unknown task", re.IGNORECASE
+    rf"(task|generation|record|job)s?\b[^.]{{0,80}}?{_MISSING}|(task|generation|record|job)_?{_MISSING}"
+    r"|(no such|unknown|(can ?not|can't|could not|couldn't|did not) find( (the|a|this))?) (task|generation|record|job)",
+    re.IGNORECASE,
+)
+"""Only words about tasks: gateways say the same of models, channels and hosts behind them ("model_not_found" is how
+those of this family say that nobody serves the model at the moment)."""
+_NOT_FOUND_BY_TEXT = frozenset({200, 400, 500})
+_WRONG_PATH = re.compile(
+    r"invalid url|no (such )?route|(route|path|endpoint|url|page|model)(\b|_)[^.]{0,40}not", re.IGNORECASE
 )
 _TOO_FAST = re.compile(r"rate[_ -]?limit|too[_ -]?many[_ -]?requests|throttl", re.IGNORECASE)
+_SLASH = r"(?:\\?/)"
+_LINK_LOGIN = re.compile(rf"(https?:{_SLASH}{{2}})[^/\s\"'<>@]*@", re.IGNORECASE)
+_LINK_SECRETS = re.compile(rf"(https?:{_SLASH}{{2}}[^\s\"'<>?#]*)[?#][^\s\"'<>]*", re.IGNORECASE)
+"""A link's query may be its signature. In JSON its slashes may be escaped."""
 _MESSAGE_LIMIT = 500
 """Characters of a provider's message that are kept in `error_message`; the whole of it stays in the raw response."""
 
@@ -100,11 +116,23 @@ def _read_error(status: int, text: str, body: Any, code: str | None, message: st
         verdict = Verdict.NO_QUOTA if _QUOTA.search(said) else Verdict.BAD_TOKEN
     elif status == 429 or (code is not None and _TOO_FAST.search(code)):
         verdict = Verdict.TOO_FAST
-    elif status in (404, 410) or _NOT_FOUND.search(said):
+    elif status in (404, 410):
+        return _read_missing(status, text, body, code, message)
+    elif status in _NOT_FOUND_BY_TEXT and _NOT_FOUND.search(said):
         verdict = Verdict.NOT_FOUND
     elif status in _RETRIED:
         verdict = Verdict.RETRY
     return Answer(verdict, text, body, code or f"http_{status}", _shortened(message or text))
+
+
+def _read_missing(status: int, text: str, body: Any, code: str | None, message: str | None) -> Answer:
+    """A 404 or 410: of the task where the gateway itself says so, else of the path, which says nothing of the task."""
+    said = f"{code or ''} {message or ''}"
+    is_the_gateways = isinstance(body, dict) or not text.strip()
+    code, told = code or f"http_{status}", _shortened(message or text)
+    if is_the_gateways and (_NOT_FOUND.search(said) or not _WRONG_PATH.search(said)):
+        return Answer(Verdict.NOT_FOUND, text, body, code, told)
+    return Answer(Verdict.REFUSED, text, body, code, f"no such path at the provider, check LUMA_BASE_URL: {told}")
 
 
 def _read_text(status: int, text: str) -> Answer:
@@ -139,7 +167,7 @@ def _text(value: object) -> str | None:
 
 
 def _shortened(message: str) -> str:
-    message = " ".join(message.split())
+    message = _LINK_SECRETS.sub(r"\1", _LINK_LOGIN.sub(r"\1", " ".join(message.split())))
     return message if len(message) <= _MESSAGE_LIMIT else message[: _MESSAGE_LIMIT - 1] + "…"
 
 

@@ -21,7 +21,13 @@ import tenacity
 
 from luma_pipeline.luma.answers import Answer, Verdict, read_answer
 from luma_pipeline.luma.dialects import Dialect
-from luma_pipeline.luma.errors import AuthenticationError, LumaError, ProviderUnavailableError, QuotaExceededError
+from luma_pipeline.luma.errors import (
+    AuthenticationError,
+    LinkUnavailableError,
+    LumaError,
+    ProviderUnavailableError,
+    QuotaExceededError,
+)
 from luma_pipeline.luma.outcome import Outcome, OutcomeKind
 from luma_pipeline.luma.pace import AdaptivePace, Pace, TokenBucket
 from luma_pipeline.luma.transport import BodyTooLargeError, HttpAnswer, HttpTransport, TransportError
@@ -54,13 +60,16 @@ class LumaClient:
         connect_timeout: Seconds for the connection to be made.
         read_timeout: Seconds from the request until its answer begins.
         deadline: Seconds for one request as a whole.
-        max_attempts: Tries for one task. An answer "too fast" is not counted: it is the pace's fault, not the task's.
+        max_attempts: Tries for one task. Not counted are an answer "too fast", which is the pace's fault, and faults of
+            the provider as a whole (no connection, no answer in time, 502 to 504, 520 and above), which outlast a few
+            tries and pass by themselves: they are tried again for `max_retry_seconds`.
         max_retry_seconds: Seconds for one task over all its tries, waits for the provider's limit not counted. A
             `Retry-After` that is longer ends the run.
         max_body_bytes: Largest answer that is read, after decompression.
         batch_size: Ask for this many tasks in one request (`POST /luma/tasks`, gateway only). None asks singly.
-        unavailable_after: Tasks in a row that may fail after all their tries, none succeeding between them, before
-            the provider counts as down.
+        unavailable_after: Tasks that have to be failing, with none succeeding, for the provider to count as down.
+        unavailable_seconds: Seconds that this has to last: a quarter of them while nothing has ever succeeded, ten
+            times as many for errors that may be the tasks' own (a 500 in the gateway's words, unreadable answers).
 
     Raises:
         ValueError: A setting is out of its range.
@@ -83,14 +92,21 @@ class LumaClient:
         max_body_bytes: int = 8 * 1024 * 1024,
         batch_size: int | None = None,
         unavailable_after: int = 10,
+        unavailable_seconds: float = 60.0,
     ) -> None:
+        # A token read from a file ends with the line's end.
+        token = token.strip()
         if not token or not token.isascii() or not token.isprintable() or " " in token:
-            raise ValueError("token must be non-empty and without spaces or control characters")
+            raise ValueError("the token (LUMA_API_TOKEN) must be non-empty ASCII without spaces or control characters")
+        if requests_per_second is not None and not requests_per_second > 0:
+            raise ValueError(
+                f"requests_per_second (LUMA_REQUESTS_PER_SECOND) must be above 0, not {requests_per_second}"
+            )
         if min(max_concurrency, max_attempts, max_body_bytes, unavailable_after) < 1:
             raise ValueError("max_concurrency, max_attempts, max_body_bytes and unavailable_after must be at least 1")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        self._dialect = Dialect(dialect)
+        self._dialect = _dialect(dialect)
         if batch_size and self._dialect is not Dialect.GATEWAY:
             raise ValueError("batch_size is for the gateway dialect: Luma's own API has no such request")
         self._token = token
@@ -109,12 +125,14 @@ class LumaClient:
             deadline=deadline,
             max_body_bytes=max_body_bytes,
         )
-        self._pace: Pace = TokenBucket(requests_per_second, burst) if requests_per_second else AdaptivePace()
+        self._pace: Pace = (
+            TokenBucket(requests_per_second, burst) if requests_per_second is not None else AdaptivePace()
+        )
         self._max_concurrency = max_concurrency
         self._max_attempts = max_attempts
         self._max_retry_seconds = max_retry_seconds
         self._batch_size = batch_size
-        self._circuit = _Circuit(unavailable_after, self._transport.host)
+        self._circuit = _Circuit(unavailable_after, unavailable_seconds, self._transport.host)
         self._turn = threading.Lock()
         self._scouted = threading.Event()
         self._scouting = threading.Lock()
@@ -180,10 +198,20 @@ class LumaClient:
     def unwatermarked_link(self, task_id: str) -> str | None:
         """Ask the gateway for a link to the video without watermark; None where it has none for this task.
 
-        Raises as `fetch` does.
+        An account without this feature has none: only a refused token (401) stops the run here.
+
+        Raises:
+            LinkUnavailableError: No usable answer came; another time one may.
+            AuthenticationError, ProviderUnavailableError: As in `fetch`.
         """
-        answer = self._call("GET", self._dialect.path(task_id) + "/download_video_url").answer
-        if answer is None or not isinstance(answer.body, Mapping):
+        path = self._dialect.path(task_id) + "/download_video_url"
+        result = self._call("GET", path, is_optional=True)
+        answer = result.answer
+        if answer is not None and result.status in _NO_SUCH_LINK:
+            return None
+        if answer is None or answer.verdict in _UNANSWERED:
+            raise LinkUnavailableError(f"the provider gave no link without watermark: {result.describe()}")
+        if not isinstance(answer.body, Mapping):
             return None
         inner = answer.body.get("data")
         for holder in (answer.body, inner if isinstance(inner, Mapping) else {}):
@@ -317,8 +345,16 @@ class LumaClient:
 
     # One question, with its tries.
 
-    def _call(self, method: str, path: str, body: bytes | None = None, work: _Work | None = None) -> _Result:
-        call = _Call(self, method, path, body, work)
+    def _call(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        work: _Work | None = None,
+        *,
+        is_optional: bool = False,
+    ) -> _Result:
+        call = _Call(self, _Question(method, path, body, is_optional), work)
         try:
             self._first_attempt(call)
         except _TransientError:
@@ -341,8 +377,6 @@ class LumaClient:
                 pass
             else:
                 return call.result
-        self._circuit.failed(call.result.describe())
-        self._stop_if_open()
         return call.result
 
     def _first_attempt(self, call: _Call) -> None:
@@ -382,8 +416,10 @@ class LumaClient:
         if self._stopped.is_set():
             raise LumaError("the client was closed while requests were under way")
 
-    def _raise_fatal(self, answer: Answer) -> None:
+    def _raise_fatal(self, http_status: int, answer: Answer, *, is_optional: bool) -> None:
         """Raise for an answer that no later request of this run can change."""
+        if is_optional and http_status != 401:
+            return
         host, said = self._transport.host, f"{answer.message} ({answer.code})"
         if answer.verdict is Verdict.BAD_TOKEN:
             self._stop(
@@ -399,10 +435,6 @@ class LumaClient:
                     "what was answered so far is kept."
                 )
             )
-
-    def _stop_if_open(self) -> None:
-        if (error := self._circuit.error) is not None:
-            self._stop(error)
 
     def _stop(self, error: LumaError) -> None:
         if self._error is None:
@@ -466,6 +498,10 @@ _KINDS = {
     Verdict.INVALID: OutcomeKind.INVALID_RESPONSE,
     Verdict.GARBLED: OutcomeKind.INVALID_RESPONSE,
 }
+_UNANSWERED = frozenset({Verdict.RETRY, Verdict.GARBLED, Verdict.TOO_FAST})
+_NO_SUCH_LINK = frozenset({402, 403, 404, 405, 410, 501})
+_OUTAGE_CODES = frozenset({"connection", "timeout", "deadline", "dns", "certificate"})
+_OUTAGE_STATUSES = frozenset({502, 503, 504}) | frozenset(range(520, 600))
 _INVALID_CODES = frozenset({"cut_body", "body_too_large", "bad_encoding", "bad_http"})
 
 
@@ -516,6 +552,16 @@ class _Result:
         return self.error_message or "no answer"
 
 
+@dataclass(frozen=True)
+class _Question:
+    """A request. One that is optional asks for a feature that the account may not have."""
+
+    method: str
+    path: str
+    body: bytes | None
+    is_optional: bool = False
+
+
 class _TransientError(Exception):
     """A try failed in a way that another may not."""
 
@@ -527,10 +573,11 @@ class _CancelledError(Exception):
 class _Call:
     """The tries of one question."""
 
-    def __init__(self, client: LumaClient, method: str, path: str, body: bytes | None, work: _Work | None) -> None:
+    def __init__(self, client: LumaClient, question: _Question, work: _Work | None) -> None:
         self._client = client
-        self._request = (method, path, body)
+        self._question = question
         self._work = work
+        self._is_outage = False
         self._attempts = 0
         self._throttled = 0
         self._waited = 0.0
@@ -547,25 +594,37 @@ class _Call:
             self._raise_if_pointless()
         self._attempts += 1
         sent = time.monotonic()
+        question = self._question
         try:
-            http_answer = client._transport.request(*self._request)
+            http_answer = client._transport.request(question.method, question.path, question.body)
         except TransportError as error:
             client._raise_if_stopped()
             self._note(time.monotonic() - sent, None, None, error.code, str(error))
             if isinstance(error, BodyTooLargeError):
                 return
-            raise _TransientError from None
+            raise self._trouble(error.code in _OUTAGE_CODES) from None
         answer = client._read(http_answer)
         self._note(time.monotonic() - sent, answer, http_answer.status)
-        client._raise_fatal(answer)
+        client._raise_fatal(http_answer.status, answer, is_optional=question.is_optional)
         if answer.verdict is Verdict.TOO_FAST or (http_answer.status == 503 and answer.verdict is Verdict.RETRY):
-            self._throttled += answer.verdict is Verdict.TOO_FAST
             client._slow_down(http_answer)
-            raise _TransientError
+            if answer.verdict is Verdict.TOO_FAST:
+                self._throttled += 1
+                raise _TransientError
+            raise self._trouble(True)
         client._pace.accepted()
         if answer.verdict in (Verdict.RETRY, Verdict.GARBLED):
-            raise _TransientError
+            raise self._trouble(http_answer.status in _OUTAGE_STATUSES)
         client._circuit.succeeded()
+
+    def _trouble(self, is_outage: bool) -> _TransientError:
+        """Note a failed try; returns what is to be raised, or raises what stops the run."""
+        self._is_outage = is_outage
+        if not self._question.is_optional:
+            error = self._client._circuit.failed(self, self.result.describe(), is_outage=is_outage)
+            if error is not None:
+                self._client._stop(error)
+        return _TransientError()
 
     def _raise_if_pointless(self) -> None:
         self._client._raise_if_stopped()
@@ -575,10 +634,10 @@ class _Call:
     def spent(self, _: object) -> bool:
         """Whether the budget of attempts or of time is used up (a stop condition of tenacity)."""
         client = self._client
-        if self._attempts - self._throttled >= client._max_attempts:
+        if not self._is_outage and self._attempts - self._throttled >= client._max_attempts:
             return True
         # A provider that answers nothing but "too fast" must end too.
-        if self._attempts >= 4 * client._max_attempts:
+        if self._throttled >= 4 * client._max_attempts:
             return True
         return time.monotonic() - self._started - self._waited >= client._max_retry_seconds
 
@@ -612,29 +671,55 @@ class _Call:
 
 
 class _Circuit:
-    """Opens after `limit` tasks in a row have failed and none has succeeded between them."""
+    """Opens when several tasks have been failing for a while and none has succeeded.
 
-    def __init__(self, limit: int, host: str) -> None:
+    One task's own trouble must not stop the others, and an outage of seconds nobody.
+    """
+
+    OF_NO_SUCCESS_EVER = 0.25
+    """Share of the while where nothing has ever succeeded: it is a wrong address then, rather than an outage."""
+    OF_TASKS_OWN = 10.0
+    """Whiles for errors that may be the tasks' own, which come last since they are tried again and again."""
+
+    def __init__(self, limit: int, seconds: float, host: str) -> None:
         self._limit = limit
+        self._seconds = seconds
         self._host = host
-        self._failures = 0
+        self._has_succeeded = False
+        # No more of them are kept than the limit needs.
+        self._failing: set[_Call] = set()
+        self._outages: set[_Call] = set()
+        self._since = self._outage_since = 0.0
         self._lock = threading.Lock()
-        self.error: ProviderUnavailableError | None = None
 
     def succeeded(self) -> None:
-        if self._failures:
+        if self._failing or not self._has_succeeded:
             with self._lock:
-                self._failures = 0
+                self._has_succeeded = True
+                self._failing.clear()
+                self._outages.clear()
 
-    def failed(self, reason: str) -> None:
+    def failed(self, call: _Call, reason: str, *, is_outage: bool) -> ProviderUnavailableError | None:
+        """Count a failed try; the error if the provider counts as down with it."""
         with self._lock:
-            self._failures += 1
-            if self._failures >= self._limit and self.error is None:
-                self.error = ProviderUnavailableError(
-                    f"{self._host} is unavailable: {self._failures} tasks in a row failed after all their tries, the "
-                    f"last with: {reason}. Check the provider's status and LUMA_BASE_URL, then run again: what was "
-                    "answered so far is kept."
-                )
+            now = time.monotonic()
+            if not self._failing:
+                self._since = now
+            if is_outage and not self._outages:
+                self._outage_since = now
+            for calls in (self._failing, self._outages) if is_outage else (self._failing,):
+                if len(calls) < self._limit:
+                    calls.add(call)
+            silence = self._seconds * (1.0 if self._has_succeeded else self.OF_NO_SUCCESS_EVER)
+            is_out = len(self._outages) >= self._limit and now - self._outage_since >= silence
+            is_odd = len(self._failing) >= self._limit and now - self._since >= self.OF_TASKS_OWN * self._seconds
+            if not (is_out or is_odd):
+                return None
+            return ProviderUnavailableError(
+                f"{self._host} is unavailable: every request of the last {now - self._since:.0f} s has failed, for "
+                f"{len(self._failing)} tasks or more, the last with: {reason}. Check the provider's status and "
+                "LUMA_BASE_URL, then run again: what was answered so far is kept."
+            )
 
 
 def _batch_answer(body: object) -> Answer | None:
@@ -661,6 +746,14 @@ def _seconds_until(http_date: str) -> float:
     if until.tzinfo is None:
         until = until.replace(tzinfo=timezone.utc)
     return max(0.0, (until - _now()).total_seconds())
+
+
+def _dialect(name: Dialect | str) -> Dialect:
+    try:
+        return Dialect(name)
+    except ValueError:
+        words = " or ".join(dialect.value for dialect in Dialect)
+        raise ValueError(f"the dialect (LUMA_DIALECT) must be {words}, not {name!r}") from None
 
 
 def _now() -> datetime:

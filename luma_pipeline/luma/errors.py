@@ -1,8 +1,8 @@
-"""The provider's room: the errors that stop everything. One bad task is never one of them: it is an `Outcome`."""
+"""The provider's room: its errors. A `LumaError` stops everything; one bad task is never one, it is an `Outcome`."""
 
 from __future__ import annotations
 
-__all__ = ["AuthenticationError", "LumaError", "ProviderUnavailableError", "QuotaExceededError"]
+__all__ = ["AuthenticationError", "LinkUnavailableError", "LumaError", "ProviderUnavailableError", "QuotaExceededError"]
 
 
 class LumaError(Exception):
@@ -18,4 +18,8 @@ class QuotaExceededError(LumaError):
 
 
 class ProviderUnavailableError(LumaError):
-    """Many tasks in a row failed after all their retries and none succeeded: the provider is down or unreachable."""
+    """Requests for many tasks have failed for a while and none has succeeded: the provider is down or unreachable."""
+
+
+class LinkUnavailableError(Exception):
+    """The provider could not be asked for a link at the moment. It concerns one artifact and passes."""

@@ -66,6 +66,21 @@ MEANINGS: list[tuple[int, Any, Verdict, str | None]] = [
     (400, flat("fail", "the task does not exist"), Verdict.NOT_FOUND, "fail"),
     (500, flat("fail", "no such task"), Verdict.NOT_FOUND, "fail"),
     (500, wrapped("upstream", "dial tcp: lookup api.example: no such host"), Verdict.RETRY, "upstream"),
+    (404, {"detail": "Not Found"}, Verdict.NOT_FOUND, "http_404"),
+    (404, b"404 page not found", Verdict.REFUSED, "http_404"),
+    (404, HTML, Verdict.REFUSED, "http_404"),
+    (404, wrapped("", "Invalid URL (GET /luma/luma/generations/t)", kind=""), Verdict.REFUSED, "http_404"),
+    (404, wrapped("model_not_found"), Verdict.REFUSED, "model_not_found"),
+    (400, wrapped("model_not_found", "the model does not exist"), Verdict.REFUSED, "model_not_found"),
+    (503, wrapped("model_not_found", "no channel for it"), Verdict.RETRY, "model_not_found"),
+    (502, wrapped("", "upstream not found", kind=""), Verdict.RETRY, "http_502"),
+    (503, flat("task_not_exist"), Verdict.RETRY, "task_not_exist"),
+    (500, wrapped("", "the relation does not exist", kind=""), Verdict.RETRY, "http_500"),
+    (400, flat("generation_not_found"), Verdict.NOT_FOUND, "generation_not_found"),
+    (200, flat("fail", "Task with ID t not found"), Verdict.NOT_FOUND, "fail"),
+    (400, flat("fail", "cannot find the task t"), Verdict.NOT_FOUND, "fail"),
+    (400, flat("insufficient_permissions"), Verdict.REFUSED, "insufficient_permissions"),
+    (400, flat("bad_credential"), Verdict.REFUSED, "bad_credential"),
     (400, wrapped("bad_request"), Verdict.REFUSED, "bad_request"),
     (400, {"error": "what?"}, Verdict.REFUSED, "http_400"),
     (400, flat(1001, "what?"), Verdict.REFUSED, "1001"),
@@ -106,6 +121,23 @@ def test_a_long_message_is_shortened_and_whole_in_the_text() -> None:
     answer = read_answer(400, b"a" * 10_000)
     assert answer.message is not None
     assert (len(answer.message), len(answer.text)) == (500, 10_000)
+
+
+SECRET_LINKS = [
+    ("see https://cdn.example/a.mp4?X-Amz-Signature=5ecret&x=1 for it", "see https://cdn.example/a.mp4 for it"),
+    (
+        '{"url": "https:\\/\\/cdn.example\\/a.mp4?sig=5ecret", "id": 1',
+        '{"url": "https:\\/\\/cdn.example\\/a.mp4", "id": 1',
+    ),
+    ("HTTPS://user:5ecret@cdn.example/a#5ecret", "HTTPS://cdn.example/a"),
+    ("what? no link at all", "what? no link at all"),
+]
+
+
+@pytest.mark.parametrize(("said", "shown"), SECRET_LINKS)
+def test_a_message_shows_no_links_signature(said: str, shown: str) -> None:
+    assert read_answer(400, json.dumps(flat("c", said)).encode()).message == shown
+    assert read_answer(400, said.encode()).message == shown
 
 
 json_like = st.recursive(

@@ -88,7 +88,7 @@ UNUSABLE = {
 @pytest.mark.parametrize("name", UNUSABLE)
 def test_a_batch_without_usable_answers_costs_no_task_its_row(provider: ProviderServer, name: str) -> None:
     provider.script("", [UNUSABLE[name]], endpoint=Endpoint.BATCH)
-    with client(provider, batch_size=10, max_attempts=1) as luma:
+    with client(provider, batch_size=10, max_retry_seconds=0.0) as luma:
         outcomes = list(luma.fetch(IDS[:20]))
     assert sorted(outcome.task_id for outcome in outcomes) == sorted(IDS[:20])
     assert {outcome.kind for outcome in outcomes} == {OutcomeKind.RESOLVED}

@@ -15,6 +15,7 @@ import pytest
 
 from luma_pipeline.luma import (
     AuthenticationError,
+    LinkUnavailableError,
     LumaClient,
     LumaError,
     OutcomeKind,
@@ -106,7 +107,7 @@ def test_an_answer_that_will_not_change_is_taken_as_it_is(provider: ProviderServ
 
 
 def test_the_budget_of_attempts_ends_in_a_row_that_says_why(provider: ProviderServer) -> None:
-    provider.script("task-1", [Answer.of_json({"error": {"code": "overloaded", "message": "busy"}}, 503)])
+    provider.script("task-1", [Answer.of_json({"error": {"code": "overloaded", "message": "busy"}}, 500)])
     provider.script("task-2", [Answer(200, {}, b"<html>")])
     with client(provider, max_attempts=2) as luma:
         busy, garbled = luma.fetch_one("task-1"), luma.fetch_one("task-2")
@@ -133,11 +134,44 @@ def test_a_refused_account_stops_everything_after_one_request(
     assert provider.total == 1
 
 
-def test_a_provider_that_is_down_stops_the_run(provider: ProviderServer) -> None:
-    provider.outage = Answer(503)
-    with client(provider, max_attempts=1, unavailable_after=5) as luma, pytest.raises(ProviderUnavailableError):
+@pytest.mark.parametrize("status", [502, 500])
+def test_a_provider_that_is_down_stops_the_run(provider: ProviderServer, status: int) -> None:
+    """Errors that may be the tasks' own have to last ten times as long."""
+    provider.outage = Answer(status)
+    settings = {"unavailable_after": 5, "unavailable_seconds": 0.5 if status == 502 else 0.01}
+    with client(provider, **settings) as luma, pytest.raises(ProviderUnavailableError, match=f"HTTP {status}"):
         list(luma.fetch(IDS))
-    assert provider.total < len(IDS)
+
+
+def test_an_outage_of_seconds_costs_no_task_its_answer(provider: ProviderServer) -> None:
+    with client(provider, max_attempts=1, unavailable_after=5, unavailable_seconds=60.0) as luma:
+        assert luma.fetch_one(IDS[0]).kind is OutcomeKind.RESOLVED
+        provider.outage = Answer(502)
+        answers = luma.fetch(IDS)
+        timer = threading.Timer(2.0, setattr, (provider, "outage", None))
+        timer.start()
+        outcomes = list(answers)
+        timer.join()
+    assert {outcome.kind for outcome in outcomes} == {OutcomeKind.RESOLVED}
+    assert max(outcome.attempts for outcome in outcomes) > 1
+
+
+def test_tasks_that_alone_are_left_and_always_fail_are_rows(provider: ProviderServer) -> None:
+    failing = IDS[:20]
+    for task_id in failing:
+        provider.script(task_id, [Answer.of_json({"error": {"code": "panic", "message": "at this task"}}, 500)])
+    with client(provider, max_attempts=3, unavailable_after=5) as luma:
+        outcomes = list(luma.fetch(failing))
+    assert {(outcome.kind, outcome.error_code) for outcome in outcomes} == {(OutcomeKind.REQUEST_FAILED, "panic")}
+    assert {outcome.attempts for outcome in outcomes} == {3}
+
+
+def test_one_task_that_no_proxy_brings_through_ends_by_its_time(provider: ProviderServer) -> None:
+    provider.script("task-1", [Answer(504)])
+    with client(provider, max_attempts=1, max_retry_seconds=1.0, unavailable_seconds=0.0) as luma:
+        outcome = luma.fetch_one("task-1")
+    assert (outcome.kind, outcome.http_status) == (OutcomeKind.REQUEST_FAILED, 504)
+    assert outcome.attempts > 1
 
 
 def test_an_unreachable_host_stops_the_run() -> None:
@@ -145,7 +179,7 @@ def test_an_unreachable_host_stops_the_run() -> None:
         nobody.bind(("127.0.0.1", 0))
         base_url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         with (
-            LumaClient(token=TOKEN, base_url=base_url, max_attempts=1, unavailable_after=3) as luma,
+            LumaClient(token=TOKEN, base_url=base_url, unavailable_after=3, unavailable_seconds=2.0) as luma,
             pytest.raises(ProviderUnavailableError, match="LUMA_BASE_URL"),
         ):
             list(luma.fetch(IDS))
@@ -275,7 +309,7 @@ def test_closing_while_answers_come_ends_the_fetch_and_makes_no_rows(
 ) -> None:
     kinds = set()
     for delay in (0.0, 0.01, 0.05, 0.1, 0.2):
-        luma = client(provider, max_attempts=1, batch_size=batch_size)
+        luma = client(provider, max_attempts=1, max_retry_seconds=0.0, batch_size=batch_size)
         outcomes = luma.fetch(itertools.cycle(IDS))
         kinds.add(next(outcomes).kind)
         threading.Timer(delay, luma.close).start()
@@ -298,7 +332,7 @@ def test_a_closed_client_asks_for_nothing(provider: ProviderServer) -> None:
 
 def test_a_closed_kept_alive_connection_is_no_failure(provider: ProviderServer) -> None:
     provider.script("task-1", [Answer(200, {}, b'{"state": "completed"}', close=True)])
-    with client(provider, max_attempts=1) as luma:
+    with client(provider, max_retry_seconds=0.0) as luma:
         kinds = [luma.fetch_one(task_id).kind for task_id in ("task-1", "task-2")]
     assert kinds == [OutcomeKind.RESOLVED] * 2
 
@@ -327,7 +361,7 @@ SLOW = {
 def test_a_dripping_server_is_cut_off_by_the_deadline(name: str) -> None:
     with (
         raw_server(drip(SLOW[name])) as base_url,
-        LumaClient(token=TOKEN, base_url=base_url, deadline=0.6, max_attempts=1) as luma,
+        LumaClient(token=TOKEN, base_url=base_url, deadline=0.6, max_retry_seconds=0.0) as luma,
     ):
         outcome = luma.fetch_one("t")
     assert (outcome.kind, outcome.error_code) == (OutcomeKind.REQUEST_FAILED, "deadline")
@@ -340,7 +374,7 @@ def say_nothing(_: socket.socket) -> None:
 def test_a_silent_server_is_a_time_out() -> None:
     with (
         raw_server(say_nothing) as base_url,
-        LumaClient(token=TOKEN, base_url=base_url, read_timeout=0.3, max_attempts=1) as luma,
+        LumaClient(token=TOKEN, base_url=base_url, read_timeout=0.3, max_retry_seconds=0.0) as luma,
     ):
         assert luma.fetch_one("t").error_code == "timeout"
 
@@ -372,6 +406,7 @@ BAD_SETTINGS = [
     {"dialect": "french"},
     {"dialect": "luma", "batch_size": 5},
     {"requests_per_second": -1.0},
+    {"requests_per_second": 0.0},
 ]
 
 
@@ -388,3 +423,22 @@ def test_a_link_without_watermark_is_asked_for_by_itself(provider: ProviderServe
         assert link.startswith("http")
         assert luma.unwatermarked_link("unknown") is None
     assert provider.count("task-1", Endpoint.DOWNLOAD_URL) == 1
+
+
+@pytest.mark.parametrize("status", [402, 403, 405])
+def test_an_account_without_links_without_watermark_has_none(provider: ProviderServer, status: int) -> None:
+    provider.outage = Answer.of_json({"error": {"code": "forbidden", "message": "not in your plan"}}, status)
+    with client(provider) as luma:
+        assert luma.unwatermarked_link("task-1") is None
+        provider.outage = None
+        assert luma.fetch_one("task-1").kind is OutcomeKind.RESOLVED
+
+
+def test_a_link_without_watermark_that_cannot_be_asked_for_is_no_none(provider: ProviderServer) -> None:
+    provider.outage = Answer(500)
+    with client(provider, max_attempts=1, unavailable_after=1, unavailable_seconds=0.0) as luma:
+        with pytest.raises(LinkUnavailableError, match="HTTP 500"):
+            luma.unwatermarked_link("task-1")
+        provider.outage = Answer(401)
+        with pytest.raises(AuthenticationError):
+            luma.unwatermarked_link("task-1")

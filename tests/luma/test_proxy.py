@@ -42,7 +42,7 @@ def port_of(provider: ProviderServer) -> int:
 
 
 def ask(base_url: str) -> Outcome:
-    with LumaClient(token=SECRET, base_url=base_url, max_attempts=1) as luma:
+    with LumaClient(token=SECRET, base_url=base_url, max_retry_seconds=0.0) as luma:
         return luma.fetch_one("a/b")
 
 

@@ -58,7 +58,7 @@ def test_an_answer_that_echoes_the_token_is_a_row_without_it(name: str, caplog: 
     with ProviderServer([Generation("t")]) as provider:
         provider.token = SECRET
         provider.script("t", [ECHOES[name]])
-        with LumaClient(token=SECRET, base_url=provider.base_url, max_attempts=1) as luma:
+        with LumaClient(token=SECRET, base_url=provider.base_url, max_retry_seconds=0.0) as luma:
             outcome = luma.fetch_one("t")
             assert provider.requests[0].headers["authorization"] == f"Bearer {SECRET}"
             row = to_table([outcome]).to_pylist()[0]
@@ -97,7 +97,7 @@ def test_a_broken_answer_that_echoes_the_token_does_not_show_it(name: str, caplo
     caplog.set_level(logging.DEBUG)
     with (
         raw_server(once(WIRES[name].encode())) as base_url,
-        LumaClient(token=SECRET, base_url=base_url, max_attempts=1) as luma,
+        LumaClient(token=SECRET, base_url=base_url, max_retry_seconds=0.0) as luma,
     ):
         outcome = luma.fetch_one("t")
     assert outcome.error_code in ("bad_http", "bad_encoding", "cut_body")
@@ -106,7 +106,7 @@ def test_a_broken_answer_that_echoes_the_token_does_not_show_it(name: str, caplo
 
 WRONG_SETTINGS: list[dict[str, Any]] = [
     {"token": f"{SECRET} {SECRET}"},
-    {"token": f"{SECRET}\n"},
+    {"token": f"{SECRET}\n{SECRET}"},
     {"base_url": f"https://u:{SECRET}@x"},
     {"base_url": f"https://u:{SECRET.replace('/', '')}@x"},
     {"base_url": f"https://x?key={SECRET}"},
