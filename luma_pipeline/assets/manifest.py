@@ -40,7 +40,9 @@ _DIGEST_BYTES = 16
 DIGEST_TYPE = np.dtype(f"S{_DIGEST_BYTES}")
 _PAGE_ROWS = 1000
 _MOST_PAGES_OPEN = 4
-_COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd")
+# Handing the columns of a page to threads takes longer than compressing them.
+_COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
+_IN_THIS_THREAD = pa.ipc.IpcReadOptions(use_threads=False)
 
 
 def digests_of(task_ids: Iterable[str], artifact: str) -> Digests:
@@ -164,7 +166,7 @@ class ManifestRows:
     def _page(self, number: int) -> pa.Table:
         page = self._open.pop(number, None)
         if page is None:
-            page = pa.ipc.open_stream(self._pages[number]).read_all().combine_chunks()
+            page = pa.ipc.open_stream(self._pages[number], options=_IN_THIS_THREAD).read_all().combine_chunks()
         self._open[number] = page
         if len(self._open) > _MOST_PAGES_OPEN:
             del self._open[next(iter(self._open))]
