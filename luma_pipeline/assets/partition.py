@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from typing import Protocol
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
@@ -84,6 +85,16 @@ class PartitionReport:
     to_copy: int | None = None
 
 
+class WorkProgress(Protocol):
+    """Is told how far the partitions are. Called from several threads."""
+
+    def found(self, tasks: int) -> None:
+        """A partition has so many tasks, some of which may be final."""
+
+    def answered(self) -> None:
+        """A task has been asked for."""
+
+
 @dataclass(frozen=True)
 class PartitionWork:
     """What a run does with each of its partitions. Thread-safe: partitions are worked on side by side.
@@ -99,6 +110,7 @@ class PartitionWork:
     resolve: ResolvePolicy
     manifest: ManifestPolicy
     late_rows: timedelta = timedelta(minutes=15)
+    progress: WorkProgress | None = None
 
     def do(self, partition: Partition) -> PartitionReport:
         """Read, ask, copy and write one partition."""
@@ -109,7 +121,6 @@ class PartitionWork:
         generations = videos_report = None
         faults = ""
         if self.client is not None:
-            on_answer: Callable[[Outcome, datetime], None] | None = videos.offer_answer if videos else None
             tasks = tasks if tasks is not None else self._stored_tasks(partition)
             generations = resolve_generations(
                 tasks,
@@ -117,7 +128,7 @@ class PartitionWork:
                 self.dataset.checkpoints(GENERATIONS, partition.folder),
                 self.client,
                 self.resolve,
-                on_answer,
+                self._on_answer(len(tasks), videos),
             )
             faults = row_faults(tasks["task_id"].combine_chunks(), generations_file)
         if videos is not None:
@@ -125,6 +136,19 @@ class PartitionWork:
             videos_report = videos.finish(generations_file)
         self._mark(partition, read_at, generations, videos_report)
         return PartitionReport(partition, tasks_report, generations, videos_report, faults)
+
+    def _on_answer(self, tasks: int, videos: PartitionVideos | None) -> Callable[[Outcome, datetime], None]:
+        progress = self.progress
+        if progress is not None:
+            progress.found(tasks)
+
+        def on_answer(outcome: Outcome, submitted_at: datetime) -> None:
+            if progress is not None:
+                progress.answered()
+            if videos is not None:
+                videos.offer_answer(outcome, submitted_at)
+
+        return on_answer
 
     def stop(self) -> None:
         """Ask nothing more: partitions that are still being asked for end with what they have as checkpoints."""

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import dagster as dg
@@ -24,8 +24,8 @@ from luma_pipeline.assets.partition import GENERATIONS, TASKS, VIDEOS, Partition
 from luma_pipeline.assets.run_config import GiveUp, LumaRunConfig
 from luma_pipeline.assets.videos import ManifestPolicy, artifacts_from, link_of_answer
 from luma_pipeline.checks import RunChecks, Thresholds, check_specs
-from luma_pipeline.luma import LumaClient, LumaError
-from luma_pipeline.media import Artifact, BucketError, CopyStatus, LinkSource
+from luma_pipeline.luma import LinkUnavailableError, LumaClient, LumaError, OutcomeKind
+from luma_pipeline.media import Artifact, BucketError, CopyError, CopyStatus, ErrorCode, LinkSource, MediaCopier
 from luma_pipeline.partitions import folder_of
 from luma_pipeline.resources.bucket import VideoBucket
 from luma_pipeline.resources.dataset import Dataset, DatasetError, Written
@@ -132,13 +132,15 @@ def _prepare(stack: ExitStack, run: "_Run", source: SourceTable, provider: LumaP
     """Open what the selection needs, and fail here, with what to do, if any of it does not work."""
     config, settings = run.config, run.settings
     run.dataset.check()
-    client = copier = None
+    client = copier = links = None
+    overwrite = config.overwrite or run.bucket.overwrite
     give_up = GiveUp(settings.give_up_after_seconds, datetime.now(timezone.utc), never=config.retry_failed)
     artifacts = artifacts_from(config.artifacts) if config.artifacts is not None else settings.artifacts
     if GENERATIONS in run.selected or VIDEOS in run.selected:
         client = stack.enter_context(provider.client())
     if VIDEOS in run.selected and client is not None:
-        copier = stack.enter_context(run.bucket.copier(_Refresh(client, settings.link_preference)))
+        links = _Links(client, settings.link_preference)
+        copier = stack.enter_context(run.bucket.copier(links.refreshed, overwrite=overwrite))
         copier.check_bucket()
         if not config.dry_run:
             copier.sweep_orphans(settings.orphans_older_than_seconds)
@@ -158,22 +160,41 @@ def _prepare(stack: ExitStack, run: "_Run", source: SourceTable, provider: LumaP
             artifacts,
             settings.link_preference,
             give_up,
-            client.unwatermarked_link if client is not None else None,
+            links.unwatermarked if links is not None else None,
             settings.objects_checked,
+            bucket=run.bucket.bucket,
+            overwrite=overwrite,
         ),
+        late_rows=timedelta(seconds=settings.late_rows_seconds),
+        progress=run.progress,
     )
 
 
-class _Refresh:
-    """Asks the provider for a living link in place of a dead one."""
+class _Links:
+    """Asks the provider for links while videos are copied."""
 
     def __init__(self, client: LumaClient, preference: Sequence[LinkSource]) -> None:
         self._client = client
         self._preference = preference
 
-    def __call__(self, task_id: str, artifact: Artifact) -> str | None:
-        generation = self._client.fetch_one(task_id).generation
-        return None if generation is None else link_of_answer(generation, artifact, self._preference)
+    def unwatermarked(self, task_id: str) -> str | None:
+        """A link to the video without watermark; None where there is none."""
+        try:
+            return self._client.unwatermarked_link(task_id)
+        except LinkUnavailableError as error:
+            raise CopyError(ErrorCode.LINK_UNAVAILABLE, str(error)) from None
+
+    def refreshed(self, task_id: str, artifact: Artifact) -> str | None:
+        """A living link in place of a dead one; None where the answer has none."""
+        outcome = self._client.fetch_one(task_id)
+        if outcome.kind in (OutcomeKind.REQUEST_FAILED, OutcomeKind.INVALID_RESPONSE):
+            # Without this, an hour's trouble of the provider's would look like a video that is gone for good.
+            message = f"the provider could not be asked for a living link: {outcome.error_message}"
+            raise CopyError(ErrorCode.LINK_UNAVAILABLE, message)
+        if outcome.generation is None:
+            return None
+        link, is_better_asked = link_of_answer(outcome.generation, artifact, self._preference)
+        return (self.unwatermarked(task_id) if is_better_asked else None) or link
 
 
 class _Run:
@@ -205,7 +226,7 @@ class _Run:
         if not partitions:
             return {}
         progress = self.progress
-        progress.begin(len(partitions))
+        progress.begin(len(partitions), work.copier)
         failures: dict[str, str] = {}
         step = work.plan if self.config.dry_run else work.do
         stopping = threading.Event()
@@ -278,20 +299,29 @@ class _Progress:
 
     def __init__(self, context: dg.AssetExecutionContext) -> None:
         self._log = context.log
-        self._partitions = self._done = self._tasks = self._copied = self._bytes = 0
+        self._copier: MediaCopier | None = None
+        self._partitions = self._done = self._tasks = self._answered = self._copied = 0
+        self._started = self._said = time.monotonic()
+        self._lock = threading.Lock()
+
+    def begin(self, partitions: int, copier: MediaCopier | None) -> None:
+        self._partitions, self._copier = partitions, copier
         self._started = self._said = time.monotonic()
 
-    def begin(self, partitions: int) -> None:
-        self._partitions = partitions
-        self._started = self._said = time.monotonic()
+    def found(self, tasks: int) -> None:
+        """See `WorkProgress.found`."""
+        with self._lock:
+            self._tasks += tasks
+
+    def answered(self) -> None:
+        """See `WorkProgress.answered`."""
+        with self._lock:
+            self._answered += 1
 
     def add(self, report: PartitionReport) -> None:
         self._done += 1
-        if report.generations is not None:
-            self._tasks += report.generations.asked
         if report.videos is not None:
             self._copied += report.videos.statuses[CopyStatus.COPIED.value]
-            self._bytes += report.videos.bytes_downloaded
 
     def tick(self) -> None:
         now = time.monotonic()
@@ -299,16 +329,24 @@ class _Progress:
             return
         self._said = now
         seconds = max(now - self._started, 1e-9)
-        left = (self._partitions - self._done) * seconds / self._done if self._done else None
+        megabytes = self._copier.bytes_downloaded / 1e6 if self._copier is not None else 0.0
         self._log.info(
-            f"{self._done} of {self._partitions} partitions done, {self._tasks} tasks asked "
-            f"({self._tasks / seconds:.1f}/s), {self._bytes / 1e6:.1f} MB copied "
-            f"({self._bytes / 1e6 / seconds:.1f} MB/s)" + (f", about {left:.0f} s left" if left else "")
+            f"{self._done} of {self._partitions} partitions done, {self._answered} tasks asked "
+            f"({self._answered / seconds:.1f}/s), {megabytes:.1f} MB copied ({megabytes / seconds:.1f} MB/s)"
+            + self._left(seconds)
         )
+
+    def _left(self, seconds: float) -> str:
+        if self._done:
+            left = (self._partitions - self._done) * seconds / self._done
+            return f", about {left:.0f} s left" if left else ""
+        # Some of the tasks may be final, and so are not asked for.
+        left = (self._tasks - self._answered) * seconds / self._answered if self._answered else 0.0
+        return f", at most {left:.0f} s left for the first {self._tasks} tasks" if left else ""
 
     def counts(self) -> dict[str, int]:
         """What the list of runs can be filtered by."""
-        return {"luma/partitions_done": self._done, "luma/tasks_asked": self._tasks, "luma/copied": self._copied}
+        return {"luma/partitions_done": self._done, "luma/tasks_asked": self._answered, "luma/copied": self._copied}
 
 
 def _tag(context: dg.AssetExecutionContext, counts: Mapping[str, int], failed: int) -> None:

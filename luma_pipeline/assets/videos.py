@@ -426,9 +426,11 @@ _LookUp = Callable[[tuple[str, ...]], str | None]
 _LINKS = (LinkSource.DOWNLOAD_URL, LinkSource.URL)
 
 
-def link_of_answer(generation: Mapping[str, Any], artifact: Artifact, preference: Sequence[LinkSource]) -> str | None:
-    """The link of one artifact in a provider's answer."""
-    return _chosen(_look_up_in(generation), artifact, preference)[0]
+def link_of_answer(
+    generation: Mapping[str, Any], artifact: Artifact, preference: Sequence[LinkSource]
+) -> tuple[str | None, bool]:
+    """The link of one artifact in a provider's answer, and whether one is preferred that has to be asked for."""
+    return _chosen(_look_up_in(generation), artifact, preference)
 
 
 def _chosen(look_up: _LookUp, artifact: Artifact, preference: Sequence[LinkSource]) -> tuple[str | None, bool]:

@@ -128,6 +128,8 @@ class MediaCopier:
             overwrite,
         )
         self._refresh = refresh
+        self.bytes_downloaded = 0
+        """Bytes taken from media hosts by copies that have ended."""
         # Notified when a submitted copy has ended, and when there will be no further ones.
         self._changed = threading.Condition()
         self._under_way: dict[tuple[str, Artifact], Future[CopyResult]] = {}
@@ -271,6 +273,8 @@ class MediaCopier:
         finally:
             copy.download.close()
         self._watch_store(outcome)
+        with self._changed:
+            self.bytes_downloaded += copy.download.bytes_downloaded
         return self._result(request, outcome, time.monotonic() - started, copy)
 
     # -- results ----------------------------------------------------------------------------------------------------

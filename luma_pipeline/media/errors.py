@@ -12,6 +12,8 @@ class ErrorCode(str, Enum):
     """The provider's answer has no link for this artifact."""
     LINK_EXPIRED = "link_expired"
     """The link has died (403, 404, 410, or by its own expiry), and no living one could be had for it."""
+    LINK_UNAVAILABLE = "link_unavailable"
+    """The provider could not be asked for a link at the moment; it is asked again."""
     BAD_SCHEME = "bad_scheme"
     """Neither http nor https, or an https link that redirects to http, or no readable URL at all."""
     FORBIDDEN_HOST = "forbidden_host"

@@ -83,7 +83,7 @@ def work_of(world: World, run: Run) -> Iterator[PartitionWork]:
 
         def refreshed(task_id: str, artifact: Artifact) -> str | None:
             generation = client.fetch_one(task_id).generation
-            return None if generation is None else link_of_answer(generation, artifact, run.preference)
+            return None if generation is None else link_of_answer(generation, artifact, run.preference)[0]
 
         settings: dict[str, Any] = {
             "bucket": bucket,
@@ -468,7 +468,7 @@ LINKS: list[tuple[dict[str, Any], Artifact, str | None]] = [
 def test_a_link_that_is_missing_at_the_top_of_an_answer_is_looked_for_in_its_artifacts(
     objects: dict[str, Any], artifact: Artifact, link: str | None
 ) -> None:
-    assert link_of_answer(answer(**objects), artifact, DEFAULT_LINK_PREFERENCE) == link
+    assert link_of_answer(answer(**objects), artifact, DEFAULT_LINK_PREFERENCE) == (link, False)
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["while it is asked for", "by a later run"])
@@ -587,5 +587,5 @@ def test_the_place_of_the_videos_is_a_link_where_there_is_a_page_to_open(
 def test_tasks_that_have_left_the_source_are_counted() -> None:
     report = GenerationsReport()
     assert generations_metadata(report)["no_longer_in_source"] == 0
-    report.dropped = 3  # type: ignore[attr-defined]
+    report.dropped = 3
     assert generations_metadata(report)["no_longer_in_source"] == 3
