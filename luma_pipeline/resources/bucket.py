@@ -22,6 +22,8 @@ class VideoBucket(dg.ConfigurableResource):  # type: ignore[type-arg]
     allowed_media_hosts: list[str] = Field(default=[], description="Hosts to copy from (`*.host` too); empty: any.")
     allow_private_media: bool = Field(default=False, description="Copy from private addresses too: for the sandbox.")
     max_video_bytes: int = Field(default=20 * 1024**3, description="Larger artifacts are refused.")
+    part_size_bytes: int = Field(default=8 * 1024**2, description="Bytes of a part of a multipart upload.")
+    max_seconds: float = Field(default=3600.0, description="Seconds for one artifact as a whole.")
     overwrite: bool = Field(default=False, description="Copy anew what is in the bucket already.")
     server_side_encryption: str | None = Field(default=None, description="AES256 or aws:kms.")
     sse_kms_key_id: str | None = Field(default=None, description="KMS key for aws:kms.")
@@ -29,8 +31,11 @@ class VideoBucket(dg.ConfigurableResource):  # type: ignore[type-arg]
     acl: str | None = Field(default=None, description="Canned ACL.")
     tags: dict[str, str] = Field(default={}, description="Tags of every object.")
 
-    def copier(self, refresh: Callable[[str, Artifact], str | None]) -> MediaCopier:
-        """A copier for one run, to be closed by its `with` block; `refresh` asks the provider for a living link."""
+    def copier(self, refresh: Callable[[str, Artifact], str | None], *, overwrite: bool | None = None) -> MediaCopier:
+        """A copier for one run, to be closed by its `with` block; `refresh` asks the provider for a living link.
+
+        `overwrite` takes the place of the setting.
+        """
         return MediaCopier(
             bucket=self.bucket,
             prefix=self.prefix,
@@ -39,7 +44,9 @@ class VideoBucket(dg.ConfigurableResource):  # type: ignore[type-arg]
             allowed_media_hosts=self.allowed_media_hosts,
             allow_private_addresses=self.allow_private_media,
             max_video_bytes=self.max_video_bytes,
-            overwrite=self.overwrite,
+            part_size_bytes=self.part_size_bytes,
+            max_seconds=self.max_seconds,
+            overwrite=self.overwrite if overwrite is None else overwrite,
             refresh=refresh,
             server_side_encryption=self.server_side_encryption,
             sse_kms_key_id=self.sse_kms_key_id,
