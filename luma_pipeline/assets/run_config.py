@@ -25,6 +25,11 @@ class LumaRunConfig(dg.Config):
     limit: int | None = Field(
         default=None, ge=0, description="Ask for at most this many tasks in each partition; the others say so in a row."
     )
+    overwrite: bool = Field(default=False, description="Copy anew what is in the bucket already, in this run.")
+    allow_empty: bool = Field(
+        default=False,
+        description="Empty partitions that have rows but no task in the source any more; without it they fail.",
+    )
     dry_run: bool = Field(
         default=False, description="Ask, copy and write nothing; say in the log and the metadata what would be done."
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -25,7 +26,7 @@ from pydantic import Field, PrivateAttr
 from luma_pipeline import __version__
 from luma_pipeline.luma.schema import SCHEMA_VERSION
 
-__all__ = ["Dataset", "DatasetError", "PartitionFile", "Written"]
+__all__ = ["Checkpoints", "Dataset", "DatasetError", "GoneError", "PartitionFile", "Shard", "Written"]
 
 ROW_GROUP_ROWS = 10_000
 """Rows in a row group: about 50 MB of answers before compression, so that a reader of few columns skips well and the
@@ -33,10 +34,16 @@ writer holds little."""
 
 _FILE = "part-0.parquet"
 _STALE_SECONDS = 3600.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
 
 
 class DatasetError(Exception):
     """The dataset's root cannot be read or written; the message says what to check."""
+
+
+class GoneError(DatasetError):
+    """Another run has replaced the file, or removed the checkpoint, that this one had looked at. Look again."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +77,7 @@ class Dataset(dg.ConfigurableResource):  # type: ignore[type-arg]
     def checkpoints(self, dataset: str, folder: str) -> Checkpoints:
         """The unfinished answers of one partition."""
         filesystem, root = self._open()
-        return Checkpoints(filesystem, f"{root}/_checkpoints/{dataset}/{folder}")
+        return Checkpoints(filesystem, f"{root}/_checkpoints/{dataset}/{folder}", self.url)
 
     def marks(self, name: str) -> Marks:
         """A set of marks, such as those of partitions with open tasks."""
@@ -107,35 +114,80 @@ class PartitionFile:
         with _explained(self._url):
             return bool(self._filesystem.get_file_info(self._path).type == fs.FileType.File)
 
-    def batches(self, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-        """The rows, a row group at a time. Columns the file lacks (an older schema) are left out."""
+    def version(self) -> str:
+        """What tells the file that is there from every other that was or will be; empty if none is there."""
+        with _explained(self._url):
+            try:
+                if isinstance(self._filesystem, fs.LocalFileSystem):
+                    found = os.stat(self._path)
+                    # Not the inode: some network file systems give one file another each time.
+                    return f"{found.st_size} {found.st_mtime_ns}"
+                with self._filesystem.open_input_file(self._path) as source:
+                    metadata = source.metadata()
+            except (FileNotFoundError, NotADirectoryError):
+                return ""
+        return f"{metadata.get('ETag')} {metadata.get('Last-Modified')}"
+
+    def row_count(self) -> int:
+        """How many rows there are; 0 if the partition has not been written."""
+        if not self.exists():
+            return 0
         with self._opened() as file:
+            return int(file.metadata.num_rows)
+
+    def batches(self, columns: Sequence[str] | None = None, version: str | None = None) -> Iterator[pa.Table]:
+        """The rows, a row group at a time. Columns the file lacks (an older schema) are left out.
+
+        With a `version` the rows are those of that file: GoneError, at the end at the latest, if it has been replaced.
+        """
+        with self._opened(version) as file:
             there = file.schema_arrow.names
             wanted = None if columns is None else [name for name in columns if name in there]
             for group in range(file.num_row_groups):
                 yield file.read_row_group(group, columns=wanted)
 
-    def row_group(self, number: int) -> pa.Table:
-        """One row group, in the order of `batches`."""
-        with self._opened() as file:
+    def row_group(self, number: int, version: str | None = None) -> pa.Table:
+        """One row group, in the order of `batches`; GoneError if the file is not that `version` any more."""
+        with self._opened(version) as file:
             return file.read_row_group(number)
 
     @contextmanager
-    def _opened(self) -> Iterator[pq.ParquetFile]:
-        with (
-            _explained(self._url),
-            self._filesystem.open_input_file(self._path) as source,
-            pq.ParquetFile(source) as file,
-        ):
-            yield file
+    def _opened(self, version: str | None = None) -> Iterator[pq.ParquetFile]:
+        try:
+            with (
+                _explained(self._url),
+                self._filesystem.open_input_file(self._path) as source,
+                pq.ParquetFile(source) as file,
+            ):
+                yield file
+        except (DatasetError, pa.ArrowException):
+            # An object that is replaced while it is read gives bytes of both.
+            self._require(version)
+            raise
+        # No version comes twice: if it is this one still, it was all the time.
+        self._require(version)
+
+    def _require(self, version: str | None) -> None:
+        if version is not None and self.version() != version:
+            raise GoneError(f"{self._path} has been replaced by another run")
 
     def read(self, columns: Sequence[str] | None = None) -> pa.Table:
         """All rows at once."""
         with _explained(self._url), self._filesystem.open_input_file(self._path) as source:
             return pq.read_table(source, columns=None if columns is None else list(columns))
 
-    def replace(self, schema: pa.Schema, tables: Iterable[pa.Table], digest_columns: Sequence[str] = ()) -> Written:
+    def replace(
+        self,
+        schema: pa.Schema,
+        tables: Iterable[pa.Table],
+        digest_columns: Sequence[str] = (),
+        over: str | None = None,
+    ) -> Written:
         """Write the tables as the partition's new content, and show it only when it is whole.
+
+        With `over` it takes the place of the file of that version alone (empty: of none): GoneError, and nothing
+        replaced, if there is another by then. That is looked up last of all, when only the renaming or, on S3, the
+        upload is left to do.
 
         A reader, or a kill at any instant, sees the old file or the new one. On a local folder the file is written
         beside the old one, forced to disk and renamed; on S3 it is written to a local temporary file first and sent
@@ -146,16 +198,19 @@ class PartitionFile:
         )
         with _explained(self._url):
             if isinstance(self._filesystem, fs.LocalFileSystem):
-                return self._replace_local(schema, tables, digest_columns)
+                return self._replace_local(schema, tables, digest_columns, over)
             with tempfile.TemporaryFile() as file:
                 rows, digest = _write(file, schema, tables, digest_columns)
                 size = file.tell()
                 file.seek(0)
+                self._require(over)
                 with self._filesystem.open_output_stream(self._path) as stream:
                     shutil.copyfileobj(file, stream, 8 * 1024 * 1024)
             return Written(rows, size, self._path, digest)
 
-    def _replace_local(self, schema: pa.Schema, tables: Iterable[pa.Table], digest_columns: Sequence[str]) -> Written:
+    def _replace_local(
+        self, schema: pa.Schema, tables: Iterable[pa.Table], digest_columns: Sequence[str], over: str | None
+    ) -> Written:
         target = Path(self._path)
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(target.parent, f".{_FILE}.*.tmp")
@@ -166,6 +221,7 @@ class PartitionFile:
                 size = file.tell()
                 file.flush()
                 os.fsync(file.fileno())
+            self._require(over)
             temporary.replace(target)
         finally:
             temporary.unlink(missing_ok=True)
@@ -173,51 +229,111 @@ class PartitionFile:
         return Written(rows, size, self._path, digest)
 
 
+@dataclass(frozen=True)
+class Shard:
+    """Some answers of a run. `refresh_since` is when the refresh began that asked for them; None for other runs."""
+
+    path: str
+    refresh_since: datetime | None = None
+
+
 class Checkpoints:
     """Answers of a partition whose run has not finished, in shards that the next run takes up.
 
-    Every shard has a name of its own, so that two runs over the same partition do not touch each other's.
+    Nothing tells whether the run that wrote a shard is still alive: it may be on another machine, and it may be silent
+    for as long as the provider makes it wait. So the rule for removing is one that holds either way:
+
+    - When a run has written the partition's file it removes its own shards, and of those it took up the ones whose
+      every row is in that file, or a better one for the same task.
+    - A run that finds a shard gone, its own or one it took up, looks at the partition's file anew and takes the rows
+      of those tasks from there.
+    - A refresh's shards tell others that it was broken off, and when it began. They stay until a refresh has come to
+      its end, which removes all of them.
+    - What nobody comes back for goes after a day.
+
+    That needs no more of the store than that a listing and a reading show what was written before, which a local folder
+    and S3 both give. Each of a run's shards bears the run's own name, so no two runs write the same one.
     """
 
-    def __init__(self, filesystem: fs.FileSystem, folder: str) -> None:
+    def __init__(self, filesystem: fs.FileSystem, folder: str, url: str) -> None:
         self._filesystem = filesystem
         self._folder = folder
+        self._url = url
+        self._run = uuid.uuid4().hex
+        self._saved = 0
 
-    def save(self, table: pa.Table) -> str:
-        """Keep a table; returns the shard's path. A shard that a kill has cut off is not seen by `shards`."""
-        path = f"{self._folder}/{uuid.uuid4().hex}.parquet"
-        self._filesystem.create_dir(self._folder, recursive=True)
+    def save(self, table: pa.Table, refresh_since: datetime | None = None) -> str:
+        """Keep a table; returns the shard's path. It is seen by `shards` when it is whole and, locally, on disk."""
+        kind = "run" if refresh_since is None else f"refresh-{(refresh_since - _EPOCH) // _MICROSECOND}"
+        path = f"{self._folder}/{kind}-{self._run}-{self._saved:06}.parquet"
+        self._saved += 1
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
-        local = isinstance(self._filesystem, fs.LocalFileSystem)
-        with self._filesystem.open_output_stream(path + ".tmp" if local else path) as stream:
-            stream.write(sink.getvalue())
-        if local:
-            self._filesystem.move(path + ".tmp", path)
+        with _explained(self._url):
+            if isinstance(self._filesystem, fs.LocalFileSystem):
+                _save_local(Path(path), sink.getvalue())
+            else:
+                with self._filesystem.open_output_stream(path) as stream:
+                    stream.write(sink.getvalue())
         return path
 
-    def shards(self, newer_than: datetime) -> list[str]:
-        """Paths of the shards written after `newer_than` (aware), oldest first."""
-        selector = fs.FileSelector(self._folder, allow_not_found=True)
-        files = [info for info in self._filesystem.get_file_info(selector) if info.path.endswith(".parquet")]
-        return [info.path for info in sorted(files, key=lambda info: info.mtime) if info.mtime > newer_than]
+    def shards(self, newer_than: datetime) -> list[Shard]:
+        """The shards of all runs that were written after `newer_than` (aware), oldest first."""
+        files = [info for info in self._listed() if info.path.endswith(".parquet") and info.mtime > newer_than]
+        return [Shard(info.path, _refresh_since(info.base_name)) for info in sorted(files, key=lambda info: info.mtime)]
 
-    def load(self, path: str) -> pa.Table:
-        """The rows of a shard."""
-        with self._filesystem.open_input_file(path) as file:
-            return pq.read_table(file)
+    def load(self, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows of a shard.
+
+        Raises:
+            GoneError: Another run has removed it.
+            DatasetError: It cannot be read.
+        """
+        try:
+            with self._filesystem.open_input_file(path) as file:
+                return pq.read_table(file, columns=None if columns is None else list(columns))
+        except FileNotFoundError as error:
+            raise GoneError(f"the checkpoint {path} has been removed by another run") from error
+        except (OSError, pa.ArrowException) as error:
+            raise DatasetError(f"the checkpoint {path} cannot be read: {error}") from error
 
     def remove(self, paths: Iterable[str]) -> None:
         """Remove shards whose rows have become part of the dataset, and any that have outlived a day."""
         old = datetime.now(timezone.utc) - timedelta(days=1)
-        selector = fs.FileSelector(self._folder, allow_not_found=True)
-        stale = {info.path for info in self._filesystem.get_file_info(selector) if info.mtime < old}
-        for path in stale.union(paths):
-            with contextlib.suppress(FileNotFoundError):  # another run of the same partition was first
-                self._filesystem.delete_file(path)
+        with _explained(self._url):
+            for path in {info.path for info in self._listed() if info.mtime < old}.union(paths):
+                with contextlib.suppress(FileNotFoundError):  # another run of the same partition was first
+                    self._filesystem.delete_file(path)
         if isinstance(self._filesystem, fs.LocalFileSystem):
             with contextlib.suppress(OSError):  # not empty: another run's
                 Path(self._folder).rmdir()
+
+    def _listed(self) -> list[fs.FileInfo]:
+        with _explained(self._url):
+            return list(self._filesystem.get_file_info(fs.FileSelector(self._folder, allow_not_found=True)))
+
+
+def _refresh_since(name: str) -> datetime | None:
+    found = re.match(r"refresh-(\d+)-", name)
+    return None if found is None else _EPOCH + int(found[1]) * _MICROSECOND
+
+
+def _save_local(path: Path, content: pa.Buffer) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = temporary.open("wb")
+        except FileNotFoundError:
+            continue  # another run has just removed the folder, which was empty
+        break
+    with file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+    with contextlib.suppress(FileNotFoundError):  # another run has taken it up already, and removed it
+        _sync_folder(path.parent)
 
 
 class Marks:

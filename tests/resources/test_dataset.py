@@ -18,13 +18,14 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as ds
+import pyarrow.fs
 import pyarrow.parquet as pq
 import pytest
 
 import luma_pipeline
 from luma_pipeline.luma import GENERATIONS_SCHEMA, Outcome, OutcomeKind, to_table
 from luma_pipeline.luma.schema import SCHEMA_VERSION, TIMESTAMP
-from luma_pipeline.resources.dataset import ROW_GROUP_ROWS, Dataset, DatasetError
+from luma_pipeline.resources.dataset import ROW_GROUP_ROWS, Dataset, DatasetError, GoneError, _s3
 from luma_pipeline.sandbox.s3 import ObjectStore
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
@@ -268,6 +269,42 @@ def test_writers_at_the_same_time_end_with_the_file_of_one_of_them(dataset: Data
     assert len(set(rows["number"].to_pylist())) == 1
 
 
+def test_a_file_that_has_been_replaced_is_not_taken_for_the_one_that_was_looked_at(dataset: Dataset) -> None:
+    file = dataset.partition("things", f"date={DAYS[0]}")
+    assert (file.version(), file.row_count()) == ("", 0)
+    file.replace(SCHEMA, [table("old")], over="")
+    old = file.version()
+    assert [part["task_id"].to_pylist() for part in file.batches(version=old)] == [["old"]]
+    assert file.row_group(0, old)["task_id"].to_pylist() == ["old"]
+    reading = file.batches(version=old)
+    next(reading)
+    _let_the_clock_move(dataset)
+    file.replace(SCHEMA, [table("new")], over=old)
+    with pytest.raises(GoneError):
+        list(reading)
+    for look in (lambda: list(file.batches(version=old)), lambda: file.row_group(0, old)):
+        with pytest.raises(GoneError, match="replaced by another run"):
+            look()
+    for version in ("", old):
+        with pytest.raises(GoneError):
+            file.replace(SCHEMA, [table("mine")], over=version)
+    assert file.read()["task_id"].to_pylist() == ["new"]
+
+
+def test_a_file_that_is_replaced_while_another_is_written_over_it_stays(dataset: Dataset, root: str) -> None:
+    file = dataset.partition("things", f"date={DAYS[0]}")
+
+    def slow() -> Iterator[pa.Table]:
+        yield table("mine")
+        file.replace(SCHEMA, [table("theirs")])
+
+    with pytest.raises(GoneError):
+        file.replace(SCHEMA, slow(), over="")
+    assert file.read()["task_id"].to_pylist() == ["theirs"]
+    if not root.startswith("s3"):
+        assert [path.name for path in Path(file.path).parent.iterdir()] == ["part-0.parquet"]
+
+
 # Checkpoints and marks.
 
 
@@ -278,15 +315,51 @@ def test_checkpoints_are_taken_up_oldest_first_until_they_are_removed(dataset: D
     for name in ("a", "b"):
         paths.append(checkpoints.save(table(name)))
         _let_the_clock_move(dataset)
-    assert checkpoints.shards(LONG_AGO) == paths
+    assert [shard.path for shard in checkpoints.shards(LONG_AGO)] == paths
     assert [checkpoints.load(path)["task_id"].to_pylist() for path in paths] == [["a"], ["b"]]
     assert checkpoints.shards(datetime.now(timezone.utc) + timedelta(hours=1)) == []
     assert dataset.checkpoints("things", "date=2024-12-25").shards(LONG_AGO) == []
     checkpoints.remove(paths[:1])
     checkpoints.remove(paths[:1])
-    assert checkpoints.shards(LONG_AGO) == paths[1:]
+    assert [shard.path for shard in checkpoints.shards(LONG_AGO)] == paths[1:]
+    with pytest.raises(GoneError, match="removed by another run"):
+        checkpoints.load(paths[0])
     checkpoints.remove(paths)
     assert checkpoints.shards(LONG_AGO) == []
+
+
+def test_checkpoints_tell_which_refresh_they_are_of(dataset: Dataset) -> None:
+    runs = [dataset.checkpoints("things", "date=2024-12-24") for _ in range(2)]
+    paths = {checkpoints.save(table("a"), since) for checkpoints in runs for since in (None, AT, AT)}
+    assert len(paths) == 6
+    since = [shard.refresh_since for shard in runs[0].shards(LONG_AGO)]
+    assert (since.count(None), since.count(AT)) == (2, 4)
+    runs[0].remove(paths)
+
+
+def test_a_checkpoint_that_is_cut_says_which_it_is(dataset: Dataset, root: str) -> None:
+    checkpoints = dataset.checkpoints("things", "date=2024-12-24")
+    path = checkpoints.save(table("a"))
+    filesystem, _ = pa.fs.FileSystem.from_uri(f"file://{path}") if not root.startswith("s3") else (_s3(), "")
+    for content in (b"", b"PAR1 half"):
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+        with pytest.raises(DatasetError, match=Path(path).name) as error:
+            checkpoints.load(path)
+        assert not isinstance(error.value, GoneError)
+
+
+def test_checkpoints_are_saved_while_another_run_removes_the_folder(tmp_path: Path) -> None:
+    dataset = Dataset(url=str(tmp_path))
+
+    def save_and_remove(number: int) -> None:
+        checkpoints = dataset.checkpoints("things", "date=2024-12-24")
+        for _ in range(30):
+            checkpoints.remove([checkpoints.save(table(f"{number}"))])
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(save_and_remove, range(4)))
+    assert dataset.checkpoints("things", "date=2024-12-24").shards(LONG_AGO) == []
 
 
 def _let_the_clock_move(dataset: Dataset) -> None:
@@ -301,7 +374,7 @@ def test_a_checkpoint_that_was_cut_off_is_not_seen_and_outlives_no_day(tmp_path:
     days_ago = time.time() - 2 * 86400
     os.utime(folder / "old.parquet", (days_ago, days_ago))
     (shard,) = checkpoints.shards(datetime.now(timezone.utc) - timedelta(hours=6))
-    checkpoints.remove([shard])
+    checkpoints.remove([shard.path])
     assert [path.name for path in folder.iterdir()] == ["cut.parquet.tmp"]
     os.utime(folder / "cut.parquet.tmp", (days_ago, days_ago))
     checkpoints.remove([])
