@@ -24,6 +24,7 @@ class TasksReport:
     source_rows: int
     blank_ids: int
     repeated_ids: int
+    ids_of_earlier_partitions: int
     unreadable_values: int
     preview: list[dict[str, Any]]
     written: Written | None
@@ -32,7 +33,7 @@ class TasksReport:
 def read_tasks(
     source: SourceTable, start: datetime, end: datetime, file: PartitionFile | None
 ) -> tuple[pa.Table, TasksReport]:
-    """The tasks submitted in [start, end), written to `file` if one is given."""
+    """The tasks first submitted in [start, end), written to `file` if one is given."""
     found = source.read(start, end)
     table = found.table
     written = file.replace(table.schema, [table], table.schema.names) if file is not None else None
@@ -41,6 +42,7 @@ def read_tasks(
         source_rows=found.source_rows,
         blank_ids=found.blank_ids,
         repeated_ids=found.repeated_ids,
+        ids_of_earlier_partitions=found.ids_of_earlier_partitions,
         unreadable_values=found.unreadable_values,
         preview=table.slice(0, _PREVIEW_ROWS).to_pylist(),
         written=written,

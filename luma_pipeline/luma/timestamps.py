@@ -7,10 +7,20 @@ from datetime import datetime, timedelta, timezone
 
 __all__ = ["parse_timestamp"]
 
-_TIMESTAMP = re.compile(
-    r"(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
-    r"([T ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})(:(?P<second>[0-9]{2})([.,](?P<fraction>[0-9]{1,12}))?)?"
-    r" ?(?P<zone>Z|z|UTC|(?P<sign>[+-])(?P<hours>[0-9]{2}):?(?P<minutes>[0-9]{2})?)?)?"
+_FRACTION_AND_ZONE = (
+    r"([.,](?P<fraction>[0-9]{1,12}))?)?"
+    r" ?(?P<zone>Z|z|UTC|(?P<sign>[+-])(?P<hours>[01][0-9]|2[0-3]):?(?P<minutes>[0-5][0-9])?)?)?"
+)
+_FORMS = (
+    re.compile(
+        r"(?P<year>[0-9]{4})-(?P<month>[0-9]{2})-(?P<day>[0-9]{2})"
+        r"([Tt ](?P<hour>[0-9]{2}):(?P<minute>[0-9]{2})(:(?P<second>[0-9]{2})" + _FRACTION_AND_ZONE
+    ),
+    # The basic format: no hyphens, no colons.
+    re.compile(
+        r"(?P<year>[0-9]{4})(?P<month>[0-9]{2})(?P<day>[0-9]{2})"
+        r"([Tt ](?P<hour>[0-9]{2})(?P<minute>[0-9]{2})((?P<second>[0-9]{2})" + _FRACTION_AND_ZONE
+    ),
 )
 _PARTS = ("year", "month", "day", "hour", "minute", "second")
 
@@ -18,16 +28,22 @@ _PARTS = ("year", "month", "day", "hour", "minute", "second")
 def parse_timestamp(text: str) -> datetime | None:
     """The time an ISO 8601 text says: aware (UTC) where it has an offset, naive where it has none, None if unreadable.
 
-    Any number of digits of a second is read and cut to microseconds. `datetime.fromisoformat` reads neither `Z` nor
+    Any number of digits of a second is read and cut to microseconds. 24:00 is the next day's beginning, and a leap
+    second, which Python's clock has not, the beginning of the next. `datetime.fromisoformat` reads neither `Z` nor
     three or nine digits on every Python this package supports.
     """
-    match = _TIMESTAMP.fullmatch(text.strip())
+    text = text.strip()
+    match = _FORMS[0].fullmatch(text) or _FORMS[1].fullmatch(text)
     if match is None:
         return None
     year, month, day, hour, minute, second = (int(match[part] or 0) for part in _PARTS)
     microsecond = int((match["fraction"] or "").ljust(6, "0")[:6])
+    if minute > 59 or second > 60 or (hour, minute, second, microsecond) > (24, 0, 0, 0):
+        return None
+    # The digits after a leap second are those of a second that is over.
+    clock = timedelta(hours=hour, minutes=minute, seconds=second, microseconds=0 if second == 60 else microsecond)
     try:
-        time = datetime(year, month, day, hour, minute, second, microsecond)  # noqa: DTZ001 - the zone follows
+        time = datetime(year, month, day) + clock  # noqa: DTZ001 - the zone follows
         if match["zone"] is None:
             return time
         if match["sign"]:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,15 +18,32 @@ import sqlalchemy as sa
 from pydantic import Field, PrivateAttr
 
 from luma_pipeline.luma.schema import TIMESTAMP
-from luma_pipeline.luma.timestamps import parse_timestamp
+from luma_pipeline.resources.source_errors import (
+    ConnectionLostError,
+    Explainer,
+    SourceTableError,
+    SourceUnavailableError,
+    open_engine,
+)
+from luma_pipeline.resources.source_times import (
+    as_stored,
+    before,
+    is_free_form,
+    mark_stored_freely,
+    near,
+    not_before,
+    selected,
+    surely_between,
+    to_utc,
+)
 
-__all__ = ["SourceTable", "SourceTableError", "SourceTasks"]
+__all__ = ["RowsOutside", "SourceTable", "SourceTableError", "SourceTasks", "SourceUnavailableError"]
 
 _ROWS_AT_A_TIME = 10_000
-
-
-class SourceTableError(Exception):
-    """The source table cannot be read; the message says what to check. Never holds the URL's password."""
+_MOST_LOOKED_AT = 100_000
+"""Rows that are looked at one by one, in a run, for a time that cannot be read."""
+_FUTURE = timedelta(days=7)
+_FIRST_TIME = datetime(1000, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
@@ -35,16 +51,47 @@ class SourceTasks:
     """The tasks of one window of time.
 
     `table` has `task_id`, `submitted_at` (UTC) and the carried columns, one row per distinct ID, ordered by time and
-    ID. The counts tell of rows that are in the source but not in the table: IDs that are null or blank, and rows that
-    repeat an ID (the earliest is kept). `unreadable_values` counts carried values that do not have their column's
-    type; they are null in the table.
+    ID. The counts tell of rows that are in the source but not in the table: IDs that are null or blank, rows that
+    repeat an ID (the earliest is kept), and IDs that have an earlier row in another partition, whose they are.
+    `unreadable_values` counts carried values that do not have their column's type; they are null in the table.
     """
 
     table: pa.Table
     source_rows: int
     blank_ids: int
     repeated_ids: int
+    ids_of_earlier_partitions: int
     unreadable_values: int
+
+
+@dataclass(frozen=True)
+class RowsOutside:
+    """Rows of the source that are in no partition, or in none that will come soon.
+
+    `unreadable` have a time that cannot be read, such as `example`; `before_start` one before the first partition;
+    `in_future` one that is more than a week away. `complete` is False where the counts but `without_time` are of the
+    rows that could be looked at.
+    """
+
+    without_time: int
+    unreadable: int = 0
+    before_start: int = 0
+    in_future: int = 0
+    example: str = ""
+    complete: bool = True
+
+    def __bool__(self) -> bool:
+        return bool(self.without_time or self.unreadable or self.before_start or self.in_future)
+
+    def __str__(self) -> str:
+        counts = [
+            (self.without_time, "without a time"),
+            (self.unreadable, f"with a time that cannot be read, such as {self.example!r}"),
+            (self.before_start, "before LUMA_PARTITIONS_START"),
+            (self.in_future, "more than a week in the future"),
+        ]
+        told = ", ".join(f"{count} {what}" for count, what in counts if count)
+        return told + ("" if self.complete else " (and maybe more: not every row was looked at)")
 
 
 class SourceTable(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -65,22 +112,41 @@ class SourceTable(dg.ConfigurableResource):  # type: ignore[type-arg]
     columns: list[str] = Field(default=[], description="Further columns to carry along into luma_tasks.")
     where: str | None = Field(default=None, description="An SQL condition that rows must meet, such as kind = 'luma'.")
     timezone: str = Field(default="UTC", description="Zone of times that are stored without one.")
+    since: str | None = Field(
+        default=None, description="Beginning of the first partition, as an ISO 8601 time: earlier rows are in none."
+    )
 
     _engine: sa.Engine | None = PrivateAttr(default=None)
     _reader: _Reader | None = PrivateAttr(default=None)
     _lock: Any = PrivateAttr(default_factory=threading.Lock)
 
     def read(self, start: datetime, end: datetime) -> SourceTasks:
-        """The tasks submitted in [start, end), both aware.
+        """The tasks submitted in [start, end), both aware, that have no earlier row in another partition.
+
+        A connection that is lost meanwhile is opened once more.
 
         Raises:
             SourceTableError: The database, the table or a column is not there, or the condition is no SQL.
+            SourceUnavailableError: The database was locked, too busy or gone; it may be well in a while.
         """
-        return self._ready().read(start, end)
+        reader = self._ready()
+        try:
+            return reader.read(start, end)
+        except ConnectionLostError:
+            return reader.read(start, end)
+
+    def rows_outside(self) -> RowsOutside:
+        """How many rows are in no partition, and why.
+
+        Raises:
+            SourceTableError: As `read`, and where the database cannot be reached.
+        """
+        return self._ready().rows_outside()
 
     def rows_without_time(self) -> int:
-        """How many rows have no time and therefore are in no partition."""
-        return self._ready().rows_without_time()
+        """How many rows have no time, or none that can be read, and therefore are in no partition."""
+        outside = self.rows_outside()
+        return outside.without_time + outside.unreadable
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
         """Close the pool of connections."""
@@ -96,30 +162,35 @@ class SourceTable(dg.ConfigurableResource):  # type: ignore[type-arg]
     def _ready(self) -> _Reader:
         with self._lock:
             if self._reader is None:
-                self._engine = _engine(self.url)
-                with _explained(self.table):
-                    self._reader = _Reader(self._engine, self)
+                if self._engine is None:
+                    self._engine = open_engine(self.url)
+                explainer = Explainer(self.url, self.table)
+                with explainer.explained(at_start=True):
+                    self._reader = _Reader(self._engine, self, explainer)
             return self._reader
 
 
 class _Reader:
     """Reads a table whose columns are known."""
 
-    def __init__(self, engine: sa.Engine, settings: SourceTable) -> None:
+    def __init__(self, engine: sa.Engine, settings: SourceTable, explainer: Explainer) -> None:
         self._engine = engine
-        self._table_name = settings.table
+        self._explainer = explainer
         try:
             self._zone = ZoneInfo(settings.timezone)
         except (KeyError, ValueError):
             raise SourceTableError(f"no such time zone: {settings.timezone!r} (LUMA_SOURCE_TIMEZONE)") from None
+        self._since = None if settings.since is None else to_utc(settings.since, ZoneInfo("UTC"))
         schema_name, _, name = settings.table.rpartition(".")
         try:
             table = sa.Table(name, sa.MetaData(), schema=schema_name or None, autoload_with=engine)
         except sa.exc.NoSuchTableError:
             raise SourceTableError(_no_table(engine, schema_name or None, settings.table)) from None
-        for column in table.c:
-            column.info[_STORED_FREELY] = engine.dialect.name == "sqlite"
+        if engine.dialect.name == "sqlite":
+            for column in table.c:
+                mark_stored_freely(column)
         self._id = _column_of(table, settings.id_column, "LUMA_SOURCE_ID_COLUMN")
+        self._ids_are_unique = _is_unique(table, self._id)
         self._time = _column_of(table, settings.time_column, "LUMA_SOURCE_TIME_COLUMN")
         carried = [_column_of(table, column, "LUMA_SOURCE_COLUMNS") for column in settings.columns]
         taken = {"task_id", "submitted_at"} & {column.name for column in carried}
@@ -129,7 +200,7 @@ class _Reader:
                 "LUMA_SOURCE_COLUMNS"
             )
         self._carried = [_Carried(column, self._zone) for column in carried]
-        self._where = settings.where
+        self._where = sa.literal_column(f"({settings.where})", sa.Boolean) if settings.where else sa.true()
         self.schema = pa.schema(
             [
                 pa.field("task_id", pa.string(), nullable=False),
@@ -141,47 +212,129 @@ class _Reader:
     def read(self, start: datetime, end: datetime) -> SourceTasks:
         rows = blanks = unreadable = 0
         batches: list[pa.RecordBatch] = []
+        earlier: list[pa.Array] = []
         # SQLite keeps a time as whatever was stored, and so its own reading of dates would refuse some of them.
-        columns = [_as_stored(self._id), _as_stored(self._time), *(_selected(part.column) for part in self._carried)]
-        statement = sa.select(*columns).where(_near(self._time, start, end, self._zone))
-        if self._where:
-            statement = statement.where(sa.literal_column(f"({self._where})", sa.Boolean))
-        with _explained(self._table_name), self._engine.connect() as connection:
-            streaming = connection.execution_options(stream_results=True, yield_per=_ROWS_AT_A_TIME)
-            for part in streaming.execute(statement).partitions():
-                inside = [row for row in part if (at := self._time_of(row[1])) is not None and start <= at < end]
+        columns = [as_stored(self._id), as_stored(self._time), *(selected(part.column) for part in self._carried)]
+        with self._explainer.explained(), self._engine.connect() as connection:
+            for part in _streamed(connection, sa.select(*columns).where(self._near(start, end), self._where)):
+                timed = [(row, at) for row in part if (at := to_utc(row[1], self._zone)) is not None]
+                inside = [(row, at) for row, at in timed if start <= at < end]
+                named = [(row, at) for row, at in inside if _task_id(row[0])]
                 rows += len(inside)
-                named: list[Sequence[Any]] = [row for row in inside if _task_id(row[0])]
                 blanks += len(inside) - len(named)
                 batch, bad = self._batch(named)
                 unreadable += bad
                 batches.append(batch)
-        table, repeated = _distinct(pa.Table.from_batches(batches, self.schema))
-        return SourceTasks(table, rows, blanks, repeated, unreadable)
+                if not self._ids_are_unique:
+                    earlier.append(self._ids_of_earlier(timed, start))
+            table, repeated = _distinct(pa.Table.from_batches(batches, self.schema))
+            if not self._ids_are_unique and len(table):
+                earlier.append(self._ids_of_other_windows(connection, start, end))
+        others = pc.is_in(table["task_id"], value_set=_unique(earlier))
+        mine = table.filter(pc.invert(others))
+        return SourceTasks(mine, rows, blanks, repeated, len(table) - len(mine), unreadable)
 
-    def rows_without_time(self) -> int:
-        statement = sa.select(sa.func.count()).where(self._time.is_(None))
-        if self._where:
-            statement = statement.where(sa.literal_column(f"({self._where})", sa.Boolean))
-        with _explained(self._table_name), self._engine.connect() as connection:
-            return int(connection.execute(statement).scalar_one())
+    def _near(self, start: datetime, end: datetime) -> sa.ColumnElement[bool]:
+        return near(self._time, start, end, self._zone)
 
-    def _batch(self, rows: Sequence[Sequence[Any]]) -> tuple[pa.RecordBatch, int]:
+    def _ids_of_other_windows(self, connection: sa.Connection, start: datetime, end: datetime) -> pa.Array:
+        """The IDs with an earlier row, among those of the window and of rows far from it.
+
+        A window's own rows and their neighbours have been read already, so the database is asked for the rest alone,
+        which usually is nothing. It may take IDs for the same that are not, by its collation.
+        """
+        ids = sa.select(self._id).where(self._near(start, end), self._where)
+        if isinstance(self._id.type, sa.String) and not isinstance(self._id.type, sa.Enum):
+            # Blank IDs can be many, and are nobody's.
+            ids = ids.where(sa.func.char_length(sa.func.trim(self._id)) > 0)
+        # Both name the table by its own name, since the condition may do so; the inner one is no part of the outer.
+        elsewhere = sa.and_(sa.not_(self._near(start, end)), self._id.in_(ids.correlate(None)), self._where)
+        found = pa.array([], pa.string())
+        for part in _streamed(connection, sa.select(as_stored(self._id), selected(self._time)).where(elsewhere)):
+            timed = [(row, at) for row in part if (at := to_utc(row[1], self._zone)) is not None]
+            found = _unique([found, self._ids_of_earlier(timed, start)])
+        return found
+
+    def _ids_of_earlier(self, rows: Iterable[tuple[Sequence[Any], datetime]], start: datetime) -> pa.Array:
+        """The IDs of the rows that are in a partition before `start`."""
+        first = self._since or _FIRST_TIME
+        return pa.array([_task_id(row[0]) for row, at in rows if first <= at < start], pa.string())
+
+    def rows_outside(self) -> RowsOutside:
+        with self._explainer.explained(at_start=True), self._engine.connect() as connection:
+            without_time = self._count(connection, self._time.is_(None))
+        try:
+            with self._explainer.explained(), self._engine.connect() as connection:
+                future = datetime.now(timezone.utc) + _FUTURE
+                look = self._look_for_outside if is_free_form(self._time) else self._count_outside
+                return look(connection, without_time, future)
+        except (SourceTableError, SourceUnavailableError, sa.exc.CompileError):
+            # The numbers are news for a person; a database that cannot give them, or not in time, can still be read.
+            return RowsOutside(without_time, complete=False)
+
+    def _count(self, connection: sa.Connection, condition: sa.ColumnElement[bool]) -> int:
+        return int(connection.execute(sa.select(sa.func.count()).where(condition, self._where)).scalar_one())
+
+    def _count_outside(self, connection: sa.Connection, without_time: int, future: datetime) -> RowsOutside:
+        early = self._count(connection, before(self._time, self._since, self._zone)) if self._since else 0
+        late = self._count(connection, not_before(self._time, future, self._zone))
+        return RowsOutside(without_time, before_start=early, in_future=late)
+
+    def _look_for_outside(self, connection: sa.Connection, without_time: int, future: datetime) -> RowsOutside:
+        since = self._since or _FIRST_TIME
+        surely_early = surely_between(self._time, _FIRST_TIME, since)
+        surely_inside = surely_between(self._time, since, future)
+        unsure = sa.and_(self._time.is_not(None), sa.not_(surely_inside), sa.not_(surely_early))
+        early = self._count(connection, surely_early) if self._since else 0
+        statement = sa.select(as_stored(self._time)).where(unsure, self._where).limit(_MOST_LOOKED_AT)
+        looked_at = unreadable = late = 0
+        example = ""
+        for part in _streamed(connection, statement):
+            looked_at += len(part)
+            for (value,) in part:
+                at = to_utc(value, self._zone)
+                if at is None:
+                    example = example or _text(value)[:40]
+                    unreadable += 1
+                else:
+                    early += at < since
+                    late += at >= future
+        return RowsOutside(without_time, unreadable, early, late, example, complete=looked_at < _MOST_LOOKED_AT)
+
+    def _batch(self, rows: Sequence[tuple[Sequence[Any], datetime]]) -> tuple[pa.RecordBatch, int]:
         arrays = [
-            pa.array([_task_id(row[0]) for row in rows], pa.string()),
-            pa.array([self._time_of(row[1]) for row in rows], TIMESTAMP),
+            pa.array([_task_id(row[0]) for row, _ in rows], pa.string()),
+            pa.array([at for _, at in rows], TIMESTAMP),
         ]
         unreadable = 0
         for index, column in enumerate(self._carried, start=2):
-            values = [column.read(row[index]) for row in rows]
+            values = [column.read(row[index]) for row, _ in rows]
             unreadable += sum(
-                1 for row, value in zip(rows, values, strict=True) if value is None and row[index] is not None
+                1 for (row, _), value in zip(rows, values, strict=True) if value is None and row[index] is not None
             )
             arrays.append(pa.array(values, column.type))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema), unreadable
 
-    def _time_of(self, value: object) -> datetime | None:
-        return _to_utc(value, self._zone)
+
+def _streamed(connection: sa.Connection, statement: sa.Select[Any]) -> Iterator[Sequence[Sequence[Any]]]:
+    """The rows in batches, through a cursor of the server's where it has one."""
+    streaming = connection.execution_options(stream_results=True, yield_per=_ROWS_AT_A_TIME)
+    return streaming.execute(statement).partitions()
+
+
+def _is_unique(table: sa.Table, column: sa.Column[Any]) -> bool:
+    """Whether the schema says that no two rows of the table have the same value there. Views say nothing."""
+    rules = [rule for rule in table.constraints if isinstance(rule, (sa.PrimaryKeyConstraint, sa.UniqueConstraint))]
+    keys = [[part.name for part in rule.columns] for rule in rules]
+    for index in table.indexes:
+        is_partial = any(name.endswith("_where") and rule is not None for name, rule in index.dialect_kwargs.items())
+        if index.unique and not is_partial:
+            keys.append([getattr(part, "name", "") for part in index.expressions])
+    return [column.name] in keys
+
+
+def _unique(parts: Sequence[pa.Array]) -> pa.Array:
+    return pc.unique(pa.chunked_array(parts, pa.string()))
 
 
 def _distinct(table: pa.Table) -> tuple[pa.Table, int]:
@@ -202,111 +355,7 @@ def _task_id(value: object) -> str:
     return text if text.strip() else ""
 
 
-# Times.
-
-_EPOCH_UNITS = (1, 10**3, 10**6, 10**9)
-"""Epoch numbers in seconds, milliseconds, microseconds or nanoseconds: for any date from 1973 to 5138 the four ranges
-do not meet, so that the number itself tells its unit."""
-_LARGEST_SECONDS = 10**11
-
-
-def _to_utc(value: object, zone: ZoneInfo) -> datetime | None:
-    """The moment a stored value means, or None where it means none. Times without a zone are in `zone`."""
-    moment: datetime | None = None
-    if isinstance(value, datetime):
-        moment = value
-    elif isinstance(value, date):
-        moment = datetime.combine(value, time())
-    elif isinstance(value, str):
-        moment = parse_timestamp(value)
-    elif isinstance(value, (int, float, Decimal)) and not isinstance(value, bool):
-        return _from_epoch(value)
-    if moment is None:
-        return None
-    try:
-        return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(timezone.utc)
-    except (OverflowError, ValueError):
-        return None
-
-
-def _from_epoch(number: float | Decimal) -> datetime | None:
-    if isinstance(number, Decimal) and number.is_nan():
-        return None
-    limits = ((unit, _LARGEST_SECONDS * unit) for unit in _EPOCH_UNITS)
-    unit = next((unit for unit, limit in limits if -limit < number < limit), None)
-    if unit is None:
-        return None
-    # In whole microseconds: a float of seconds with six digits would round.
-    microseconds: int = round(number * (10**6 // unit)) if unit <= 10**6 else int(number) // 1000
-    return datetime(1970, 1, 1, tzinfo=timezone.utc) + timedelta(microseconds=microseconds)
-
-
-def _near(column: sa.Column[Any], start: datetime, end: datetime, zone: ZoneInfo) -> sa.ColumnElement[bool]:
-    """A condition the database can answer from an index and that no row of [start, end) fails.
-
-    It lets a few neighbours through where the stored form cannot be compared exactly (text with offsets, local times
-    around a clock change); the rows are filtered by their real time after that.
-    """
-    kind = column.type
-    is_sqlite = _stored_freely(column)
-    if isinstance(kind, sa.DateTime) and kind.timezone and not is_sqlite:
-        return sa.and_(column >= start, column < end)
-    if isinstance(kind, sa.DateTime) and not is_sqlite:
-        pad = timedelta(hours=3)
-        low, high = ((moment.astimezone(zone).replace(tzinfo=None)) for moment in (start - pad, end + pad))
-        return sa.and_(column >= low, column < high)
-    if isinstance(kind, sa.Date) and not is_sqlite:
-        return sa.and_(column >= start.astimezone(zone).date(), column <= end.astimezone(zone).date())
-    text = _as_stored(column)
-    # The date stands first in ISO text; a day on either side covers every offset.
-    low_text, high_text = ((start - timedelta(days=1)).date().isoformat(), (end + timedelta(days=2)).date().isoformat())
-    as_text = sa.and_(text >= sa.literal(low_text, sa.String), text < sa.literal(high_text, sa.String))
-    as_epoch = sa.or_(
-        *(
-            sa.and_(text >= _epoch(start, unit), text < _epoch(end, unit) + (unit if is_sqlite else 1))
-            for unit in _EPOCH_UNITS
-        )
-    )
-    if is_sqlite:
-        return sa.or_(as_text, as_epoch)
-    return as_epoch if isinstance(kind, (sa.Integer, sa.Numeric, sa.Float)) else as_text
-
-
-def _epoch(moment: datetime, unit: int) -> sa.ColumnElement[int]:
-    seconds = int((moment - datetime(1970, 1, 1, tzinfo=timezone.utc)) // timedelta(seconds=1))
-    return sa.literal(seconds * unit, sa.BigInteger)
-
-
-_STORED_FREELY = "stored_freely"
-
-
-def _stored_freely(column: sa.Column[Any]) -> bool:
-    """Whether the column may hold values of any type, whatever it was declared as: SQLite's way."""
-    return bool(column.info[_STORED_FREELY])
-
-
-def _as_stored(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-    return sa.type_coerce(column, sa.types.NullType()) if _stored_freely(column) else column
-
-
 # Carried columns.
-
-_EARLIEST, _LATEST = datetime(2, 1, 1, tzinfo=timezone.utc), datetime(9998, 12, 31, tzinfo=timezone.utc)
-
-
-def _selected(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
-    """The column as it is asked for. Times that Python cannot hold (PostgreSQL's `infinity`, years before 1) are null:
-    the driver would refuse the whole result for one of them."""
-    kind = column.type
-    if _stored_freely(column) or not isinstance(kind, (sa.DateTime, sa.Date)):
-        return _as_stored(column)
-    earliest: date = _EARLIEST
-    latest: date = _LATEST
-    if isinstance(kind, sa.Date):
-        earliest, latest = _EARLIEST.date(), _LATEST.date()
-    elif not kind.timezone:
-        earliest, latest = _EARLIEST.replace(tzinfo=None), _LATEST.replace(tzinfo=None)
-    return sa.case((column.between(earliest, latest), column), else_=None)
 
 
 class _Carried:
@@ -337,7 +386,7 @@ def _conversion(kind: sa.types.TypeEngine[Any], zone: ZoneInfo) -> tuple[pa.Data
         scale = kind.scale if kind.scale is not None else 9
         return pa.decimal128(38, scale), lambda value: _decimal(value, scale)
     if isinstance(kind, sa.DateTime):
-        return TIMESTAMP, lambda value: _to_utc(value, zone)
+        return TIMESTAMP, lambda value: to_utc(value, zone)
     if isinstance(kind, sa.Date):
         return pa.date32(), lambda value: value if isinstance(value, date) else date.fromisoformat(value[:10])
     return pa.string(), _text
@@ -379,33 +428,3 @@ def _no_table(engine: sa.Engine, schema: str | None, table: str) -> str:
     names = sorted(sa.inspect(engine).get_table_names(schema))
     there = ", ".join(names[:20]) or "no table at all"
     return f"there is no table {table!r} (LUMA_SOURCE_TABLE) in the source database; there is: {there}"
-
-
-def _engine(url: str) -> sa.Engine:
-    try:
-        return sa.create_engine(url, pool_pre_ping=True)
-    except (sa.exc.ArgumentError, ValueError):
-        # Without the cause: what cannot be parsed may be the password.
-        raise SourceTableError(
-            "LUMA_SOURCE_URL cannot be used as a database URL, such as dialect+driver://user:password@host/database; "
-            "special characters in the password are percent-encoded."
-        ) from None
-    except ModuleNotFoundError as error:
-        raise SourceTableError(
-            f"the driver named in LUMA_SOURCE_URL is not installed ({error.name}). For PostgreSQL: "
-            "pip install 'luma-pipeline[postgres]' and a URL that starts with postgresql+psycopg://"
-        ) from None
-
-
-@contextmanager
-def _explained(table: str) -> Iterator[None]:
-    """Database errors in our words. The driver's own text is kept: it names hosts and users, never passwords."""
-    try:
-        yield
-    except SourceTableError:
-        raise
-    except sa.exc.DBAPIError as error:
-        raise SourceTableError(
-            f"the source database refused to read {table!r}: {error.orig}. Check LUMA_SOURCE_URL, LUMA_SOURCE_TABLE "
-            "and LUMA_SOURCE_WHERE."
-        ) from None

