@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from datetime import timedelta
+from collections.abc import Iterator, Mapping
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import dagster as dg
-from pydantic import Field, ValidatorFunctionWrapHandler, field_validator
+from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from luma_pipeline.assets.pipeline import PipelineSettings, build_pipeline
 from luma_pipeline.assets.specs import IO_MANAGER_KEY, asset_specs
 from luma_pipeline.assets.videos import artifacts_from
 from luma_pipeline.automation import RevisitPolicy, build_job, build_schedule, build_sensor
 from luma_pipeline.checks import Thresholds
-from luma_pipeline.luma import DEFAULT_BASE_URL
+from luma_pipeline.luma import DEFAULT_BASE_URL, Dialect
 from luma_pipeline.media import LinkSource
+from luma_pipeline.media.store import MOST_PARTS
 from luma_pipeline.partitions import Frequency, partitions_definition
 from luma_pipeline.resources.bucket import VideoBucket
 from luma_pipeline.resources.dataset import Dataset
@@ -64,10 +65,12 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
 
     base_url: str = Field(default=DEFAULT_BASE_URL, description="Scheme and host of the provider.")
     dialect: str = Field(default="gateway", description="`gateway`, or `luma` for Luma's own API.")
-    requests_per_second: float | None = Field(default=None, description="The provider's limit; found out if not set.")
-    burst: int = Field(default=1, description="Requests that may leave at once under that limit.")
-    max_concurrency: int = Field(default=16, description="Most requests under way at one moment.")
-    batch_size: int | None = Field(default=None, description="Ask for this many tasks in one request.")
+    requests_per_second: float | None = Field(
+        default=None, gt=0, allow_inf_nan=False, description="The provider's limit; found out if not set."
+    )
+    burst: int = Field(default=1, ge=1, description="Requests that may leave at once under that limit.")
+    max_concurrency: int = Field(default=16, ge=1, description="Most requests under way at one moment.")
+    batch_size: int | None = Field(default=None, ge=1, description="Ask for this many tasks in one request.")
 
     s3_prefix: str = Field(default="", description="Prefix of every key.")
     key_template: str = Field(default="{task_id}/{artifact}.{extension}", description="Key below the prefix.")
@@ -77,10 +80,24 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         description="Which of a video's links is taken first: download_url, url, or unwatermarked, for which the "
         "gateway is asked by a request of its own.",
     )
-    copy_workers: int = Field(default=8, description="Artifacts copied at the same time.")
+    copy_workers: int = Field(default=8, ge=1, description="Artifacts copied at the same time.")
+    copy_max_seconds: float = Field(
+        default=3600.0, gt=0, allow_inf_nan=False, description="Seconds for one artifact as a whole."
+    )
     allowed_media_hosts: list[str] = Field(default=[], description="Hosts to copy from; empty: any public host.")
     allow_private_media: bool = Field(default=False, description="Copy from private addresses too: for the sandbox.")
-    max_video_bytes: int = Field(default=20 * 1024**3, description="Larger artifacts are refused.")
+    max_video_bytes: int = Field(default=20 * 1024**3, ge=1, description="Larger artifacts are refused.")
+    part_size_bytes: int = Field(
+        default=8 * 1024**2,
+        ge=5 * 1024**2,
+        description="Bytes of a part of a multipart upload; at least 5 MiB, and max_video_bytes / 10,000.",
+    )
+    orphans_older_than_hours: float = Field(
+        default=24.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Age at which uploads that killed runs left below the prefix are aborted.",
+    )
     overwrite: bool = Field(default=False, description="Copy anew what is in the bucket already.")
     server_side_encryption: str | None = Field(default=None, description="AES256 or aws:kms.")
     sse_kms_key_id: str | None = Field(default=None, description="KMS key for aws:kms.")
@@ -93,16 +110,28 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     partitions: str = Field(default="daily", description="hourly, daily, weekly or monthly, on the submitted time.")
     partitions_start: str = Field(default="2024-01-01", description="Date in the first partition.")
     partitions_timezone: str = Field(default="UTC", description="Time zone of the partitions' bounds.")
-    partitions_per_run: int = Field(default=50, description="Partitions that share a run in a backfill.")
+    partitions_per_run: int = Field(default=50, ge=1, description="Partitions that share a run in a backfill.")
+    late_rows_minutes: float = Field(
+        default=15.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Minutes after a period's end until which rows may still be committed; it is read again until "
+        "then.",
+    )
 
     schedule_cron: str = Field(default="*/10 * * * *", description="When the schedule of the open period runs.")
     schedule_enabled: bool = Field(default=True, description="Whether schedule and sensor run without being started.")
     freshness_hours: float = Field(
-        default=1.0, description="Hours without a materialization after which the assets count as stale; 0: never."
+        default=1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Hours without a materialization after which the assets count as stale; 0: never.",
     )
-    max_failed_share: float = Field(default=0.5, description="Share of failed tasks at which the check fails.")
-    max_not_found_share: float = Field(default=0.2, description="Share of tasks not found at which the check fails.")
-    max_error_share: float = Field(default=0.1, description="Share of tasks in error at which the check fails.")
+    max_failed_share: float = Field(default=0.5, ge=0, description="Share of failed tasks at which the check fails.")
+    max_not_found_share: float = Field(
+        default=0.2, ge=0, description="Share of tasks not found at which the check fails."
+    )
+    max_error_share: float = Field(default=0.1, ge=0, description="Share of tasks in error at which the check fails.")
     objects_checked: int = Field(
         default=50,
         ge=-1,
@@ -110,12 +139,23 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     )
 
     retry_delay_seconds: float = Field(
-        default=30.0, description="Seconds until partitions that failed are tried once more in the same run."
+        default=30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds until partitions that failed are tried once more in the same run.",
     )
     give_up_after_hours: float = Field(
-        default=72.0, description="Tasks older than this are no longer awaited when not found or not copied."
+        default=72.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Tasks older than this are no longer awaited when not found or not copied.",
     )
-    checkpoint_hours: float = Field(default=6.0, description="Age up to which answers of a broken run are taken up.")
+    checkpoint_hours: float = Field(
+        default=6.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Age up to which answers of a broken run are taken up.",
+    )
     group: str = Field(default="luma", description="Asset group.")
     owners: list[str] = Field(default=[], description="Owners: e-mail addresses or team:name.")
 
@@ -146,14 +186,20 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         them and a run names what it misses.
 
         Raises:
-            ValueError: A variable's text is no value of its setting; the message names the variable.
+            ValueError: A variable's text is no value of its setting, or out of its bounds; the message names it.
         """
         values: dict[str, Any] = {}
         for name, variable in ENVIRONMENT.items():
             text = environment.get(variable, "").strip()
             if text and not isinstance(cls.model_fields[name].default, dg.EnvVar):
                 values[name] = _parsed(cls.model_fields[name].annotation, text, variable)
-        return cls(**values)
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            wrong = (
+                f"{ENVIRONMENT[str(part['loc'][0])]}: {part['msg']}, not {part['input']}" for part in error.errors()
+            )
+            raise ValueError("; ".join(wrong)) from None
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster's signature
         """The definitions, as a component of a Dagster project."""
@@ -165,6 +211,7 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         Raises:
             ValueError: A setting has a value that cannot be.
         """
+        self._check_together()
         partitions = partitions_definition(_frequency(self.partitions), self.partitions_start, self.partitions_timezone)
         freshness = timedelta(hours=self.freshness_hours) if self.freshness_hours else None
         specs = asset_specs(self.group, self.owners, partitions, freshness=freshness)
@@ -176,6 +223,8 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
             partitions_per_run=self.partitions_per_run,
             retry_delay_seconds=self.retry_delay_seconds,
             objects_checked=None if self.objects_checked == -1 else self.objects_checked,
+            late_rows_seconds=self.late_rows_minutes * 60,
+            orphans_older_than_seconds=self.orphans_older_than_hours * 3600,
             thresholds=Thresholds(self.max_failed_share, self.max_not_found_share, self.max_error_share),
         )
         job = build_job()
@@ -188,13 +237,31 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
             jobs=[job],
             schedules=[schedule],
             sensors=[sensor],
-            resources=self._resources(),
+            resources=self._resources(datetime.fromtimestamp(partitions.start_timestamp, timezone.utc)),
         )
 
-    def _resources(self) -> dict[str, Any]:
+    def _check_together(self) -> None:
+        """Raise ValueError for settings that cannot be, or not beside each other."""
+        if self.dialect not in {dialect.value for dialect in Dialect}:
+            raise ValueError(f"LUMA_DIALECT must be gateway or luma, not {self.dialect!r}")
+        smallest = -(-self.max_video_bytes // MOST_PARTS)
+        if self.part_size_bytes < smallest:
+            raise ValueError(
+                f"LUMA_PART_SIZE_BYTES must be at least {smallest} for videos of LUMA_MAX_VIDEO_BYTES: S3 takes "
+                f"{MOST_PARTS} parts at most"
+            )
+        if self.orphans_older_than_hours * 3600 < self.copy_max_seconds:
+            raise ValueError(
+                "LUMA_ORPHANS_OLDER_THAN_HOURS must not be shorter than LUMA_COPY_MAX_SECONDS: uploads that another "
+                "run has under way would be aborted"
+            )
+
+    def _resources(self, since: datetime) -> dict[str, Any]:
         dataset = Dataset(url=self.data_url)
         return {
-            "luma_source": SourceTable(
+            "luma_source": _resource(
+                SourceTable,
+                "url",
                 url=self.source_url,
                 table=self.source_table,
                 id_column=self.source_id_column,
@@ -202,8 +269,11 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
                 columns=self.source_columns,
                 where=self.source_where,
                 timezone=self.source_timezone,
+                since=since.isoformat(),
             ),
-            "luma_provider": LumaProvider(
+            "luma_provider": _resource(
+                LumaProvider,
+                "token",
                 token=self.api_token,
                 base_url=self.base_url,
                 dialect=self.dialect,
@@ -220,6 +290,8 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
                 allowed_media_hosts=self.allowed_media_hosts,
                 allow_private_media=self.allow_private_media,
                 max_video_bytes=self.max_video_bytes,
+                part_size_bytes=self.part_size_bytes,
+                max_seconds=self.copy_max_seconds,
                 overwrite=self.overwrite,
                 server_side_encryption=self.server_side_encryption,
                 sse_kms_key_id=self.sse_kms_key_id,
@@ -234,6 +306,26 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
 
 ENVIRONMENT: Mapping[str, str] = {name: f"LUMA_{name.upper()}" for name in LumaPipelineComponent.model_fields}
 """The environment variable of every field."""
+
+
+def _resource(
+    kind: type[dg.ConfigurableResource[Any]], secret: str, **settings: Any
+) -> dg.ConfigurableResource[Any] | dg.ResourceDefinition:
+    """The resource with these settings. Where the secret is plain text it is no part of the resource's config.
+
+    Dagster shows the values of a resource's fields and keeps them in the snapshot of every run, secrets like others.
+    Environment variables are kept by name, and stay config so that Dagster says which of them is missing.
+    """
+    if isinstance(settings[secret], dg.EnvVar):
+        return kind(**settings)
+
+    def ready(context: dg.InitResourceContext) -> Iterator[Any]:
+        with kind(**{**settings, **context.resource_config}).yield_for_execution(context) as resource:
+            yield resource
+
+    variables = {name: value.env_var_name for name, value in settings.items() if isinstance(value, dg.EnvVar)}
+    schema = {name: dg.Field(dg.StringSource, default_value={"env": variable}) for name, variable in variables.items()}
+    return dg.ResourceDefinition(ready, config_schema=schema, description=kind.__doc__)
 
 
 def _frequency(name: str) -> Frequency:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 
 from luma_pipeline.component import ENVIRONMENT, LumaPipelineComponent
+from luma_pipeline.resources.provider import LumaProvider
+from luma_pipeline.resources.source_table import SourceTable, SourceTableError
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -49,6 +52,42 @@ def test_settings_come_from_their_variables() -> None:
     assert component.object_tags == {"team": "video", "cost": "a=b"}
 
 
+def test_the_settings_of_copying_reach_the_bucket() -> None:
+    settings: dict[str, Any] = {"part_size_bytes": 6 * 1024**2, "copy_max_seconds": 60.0, "max_video_bytes": 10**9}
+    resources = LumaPipelineComponent(s3_bucket="b", **settings).definitions().resources or {}
+    bucket = resources["luma_bucket"]
+    assert (bucket.part_size_bytes, bucket.max_seconds, bucket.max_video_bytes) == (6 * 1024**2, 60.0, 10**9)
+
+
+def test_a_resource_with_a_secret_as_text_is_made_and_closed_by_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its other settings may still be variables, and one that is missing is named."""
+    url = f"sqlite:///{tmp_path / 'source.db'}"
+    component = LumaPipelineComponent(api_token="geheim", source_url=url, source_columns=["a"], batch_size=7)
+    seen: dict[str, Any] = {}
+
+    @dg.op
+    def look(luma_source: SourceTable, luma_provider: LumaProvider) -> None:
+        with pytest.raises(SourceTableError, match="no table 'generations'"):
+            luma_source.rows_without_time()
+        seen.update(source=luma_source, provider=luma_provider, engine=luma_source._engine)
+
+    @dg.job(resource_defs=dict(component.definitions().resources or {}))
+    def job() -> None:
+        look()
+
+    monkeypatch.delenv("LUMA_SOURCE_TABLE", raising=False)
+    with pytest.raises(dg.DagsterInvalidConfigError, match='environment variable "LUMA_SOURCE_TABLE" which is not set'):
+        job.execute_in_process()
+    monkeypatch.setenv("LUMA_SOURCE_TABLE", "generations")
+    assert job.execute_in_process().success
+    assert (seen["source"].url, seen["source"].table, seen["source"].columns) == (url, "generations", ["a"])
+    assert (seen["provider"].token, seen["provider"].batch_size) == ("geheim", 7)
+    assert seen["engine"] is not None
+    assert seen["source"]._engine is None
+
+
 BAD = [
     ("LUMA_REQUESTS_PER_SECOND", "fast"),
     ("LUMA_BATCH_SIZE", "1.5"),
@@ -57,6 +96,26 @@ BAD = [
     ("LUMA_PARTITIONS_START", "24.12.2024"),
     ("LUMA_OBJECT_TAGS", "team"),
     ("LUMA_LINK_PREFERENCE", "download_url,best"),
+    ("LUMA_REQUESTS_PER_SECOND", "0"),
+    ("LUMA_REQUESTS_PER_SECOND", "nan"),
+    ("LUMA_BURST", "0"),
+    ("LUMA_MAX_CONCURRENCY", "0"),
+    ("LUMA_BATCH_SIZE", "0"),
+    ("LUMA_COPY_WORKERS", "-1"),
+    ("LUMA_COPY_MAX_SECONDS", "0"),
+    ("LUMA_MAX_VIDEO_BYTES", "0"),
+    ("LUMA_PART_SIZE_BYTES", "1048576"),
+    ("LUMA_ORPHANS_OLDER_THAN_HOURS", "-1"),
+    ("LUMA_ORPHANS_OLDER_THAN_HOURS", "0.5"),
+    ("LUMA_PARTITIONS_PER_RUN", "0"),
+    ("LUMA_LATE_ROWS_MINUTES", "-1"),
+    ("LUMA_FRESHNESS_HOURS", "-1"),
+    ("LUMA_MAX_FAILED_SHARE", "-0.1"),
+    ("LUMA_MAX_NOT_FOUND_SHARE", "nan"),
+    ("LUMA_OBJECTS_CHECKED", "-2"),
+    ("LUMA_RETRY_DELAY_SECONDS", "-1"),
+    ("LUMA_GIVE_UP_AFTER_HOURS", "inf"),
+    ("LUMA_CHECKPOINT_HOURS", "-1"),
 ]
 
 
@@ -64,6 +123,18 @@ BAD = [
 def test_a_bad_value_names_its_variable(variable: str, text: str) -> None:
     with pytest.raises(ValueError, match=variable):
         LumaPipelineComponent.from_environment({variable: text}).definitions()
+
+
+def test_a_dialect_that_is_none_is_refused_with_those_that_are() -> None:
+    with pytest.raises(ValueError, match="LUMA_DIALECT must be gateway or luma, not 'suno'"):
+        LumaPipelineComponent.from_environment({"LUMA_DIALECT": "suno"}).definitions()
+
+
+def test_parts_that_are_too_small_for_the_largest_video_are_refused() -> None:
+    settings = {"LUMA_MAX_VIDEO_BYTES": str(100 * 1024**3)}
+    with pytest.raises(ValueError, match="LUMA_PART_SIZE_BYTES must be at least 10737419"):
+        LumaPipelineComponent.from_environment(settings).definitions()
+    LumaPipelineComponent.from_environment(settings | {"LUMA_PART_SIZE_BYTES": "10737419"}).definitions()
 
 
 def test_the_link_without_watermark_is_the_gateways() -> None:

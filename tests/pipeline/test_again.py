@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.remote_representation.external_data import RepositorySnap
 
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import TOKEN, Account, Answer, Generation, Oddity
@@ -283,26 +284,38 @@ def home(world: World, tmp_path: Path) -> Iterator[Path]:
         yield folder
 
 
-def test_no_secret_is_in_anything_that_dagster_keeps(world: World, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LUMA_API_TOKEN", TOKEN)
-    world.settings["api_token"] = dg.EnvVar("LUMA_API_TOKEN")
+@pytest.mark.parametrize("given", ["as variables", "as text"])
+def test_no_secret_is_in_anything_that_dagster_keeps(
+    world: World, home: Path, monkeypatch: pytest.MonkeyPatch, given: str
+) -> None:
+    url = f"{world.source_url}?check_same_thread=false"
+    world.settings |= {"api_token": TOKEN, "source_url": url}
+    if given == "as variables":
+        for setting, variable in (("api_token", "LUMA_API_TOKEN"), ("source_url", "LUMA_SOURCE_URL")):
+            monkeypatch.setenv(variable, world.settings[setting])
+            world.settings[setting] = dg.EnvVar(variable)
     submit(world, "signed", oddities=(Oddity.PRESIGNED_DOWNLOAD,))
     submit(world, "dead", oddities=(Oddity.EXPIRED_DOWNLOAD,))
     submit(world, "echo")
     message = f"upstream said no to Bearer {TOKEN}"
     world.provider.script("echo", [Answer.of_json({"error": {"message": message, "code": TOKEN}}, 400)])
-    runs = [world.run(DAY), world.run(DAY, s3_bucket="no-such-bucket")]
+    half_escaped = "postgresql+psycopg://app:s3cr@t-Passw0rd@127.0.0.1:1/prod"
+    runs = [world.run(DAY), world.run(DAY, s3_bucket="no-such-bucket"), world.run(DAY, source_url=half_escaped)]
     world.provider.token = "another"
     runs.append(world.run(DAY, config={"refresh": True}))
-    assert [run.success for run in runs] == [True, False, False], failure(runs[0])
+    assert [run.success for run in runs] == [True, False, False, False], failure(runs[0])
     bodies = "".join(row["raw_response"] or "" for row in world.rows("luma_generations"))
     signatures = set(re.findall(r"Signature=(\w+)", bodies))
     assert len(signatures) == 2
-    secrets = [TOKEN, world.store.secret_access_key, "X-Amz-Signature", *signatures]
+    secrets = [TOKEN, url, "s3cr", "t-Passw0rd", world.store.secret_access_key, "X-Amz-Signature", *signatures]
     assert TOKEN not in str(world.rows("luma_generations"))
-    texts = {}
+    location = RepositorySnap.from_def(world.component().definitions().get_repository_def())
+    texts = {"code location": dg.serialize_value(location)}
     for run in runs:
         texts[f"run {run.run_id}"] = dg.serialize_value(run.dagster_run)
+        assert run.dagster_run.job_snapshot_id is not None
+        snapshot = world.instance.get_job_snapshot(run.dagster_run.job_snapshot_id)
+        texts[f"job of {run.run_id}"] = dg.serialize_value(snapshot)
         entries = world.instance.all_logs(run.run_id)
         texts |= {f"event {number} of {run.run_id}": dg.serialize_value(entry) for number, entry in enumerate(entries)}
     printed = [path for path in home.rglob("*") if path.suffix in (".err", ".out") and os.path.getsize(path)]
