@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Protocol
 from urllib.parse import quote, unquote
@@ -13,6 +13,7 @@ import pyarrow as pa
 from luma_pipeline.assets.generations import (
     GenerationsReport,
     ResolvePolicy,
+    refuse_to_empty,
     resolve_generations,
     row_faults,
     tasks_to_ask,
@@ -176,7 +177,11 @@ class PartitionWork:
         if self.source is None:
             return None, None
         file = self.dataset.partition(TASKS, partition.folder)
-        return read_tasks(self.source, partition.start, partition.end, file)
+        table, report = read_tasks(self.source, partition.start, partition.end, None)
+        for dataset in (TASKS, GENERATIONS):
+            refuse_to_empty(table, self.dataset.partition(dataset, partition.folder), self.resolve)
+        written = file.replace(table.schema, [table], table.schema.names)
+        return table, replace(report, written=written)
 
     def _stored_tasks(self, partition: Partition) -> pa.Table:
         self._require(TASKS, partition)

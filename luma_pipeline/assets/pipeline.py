@@ -155,7 +155,7 @@ def _prepare(stack: ExitStack, run: "_Run", source: SourceTable, provider: LumaP
         source=source if TASKS in run.selected else None,
         client=client if GENERATIONS in run.selected else None,
         copier=copier,
-        resolve=ResolvePolicy(give_up, settings.checkpoint_seconds, config.refresh, config.limit),
+        resolve=ResolvePolicy(give_up, settings.checkpoint_seconds, config.refresh, config.limit, config.allow_empty),
         manifest=ManifestPolicy(
             artifacts,
             settings.link_preference,
