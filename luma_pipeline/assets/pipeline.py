@@ -145,11 +145,9 @@ def _prepare(stack: ExitStack, run: "_Run", source: SourceTable, provider: LumaP
         if not config.dry_run:
             copier.sweep_orphans(settings.orphans_older_than_seconds)
     if TASKS in run.selected:
-        without_time = source.rows_without_time()
-        if without_time:
-            run.context.log.warning(
-                f"{without_time} rows of {source.table} have no {source.time_column} and so are in no partition"
-            )
+        outside = source.rows_outside()
+        if outside:
+            run.context.log.warning(f"rows of {source.table} that are in no partition of now: {outside}")
     return PartitionWork(
         dataset=run.dataset,
         source=source if TASKS in run.selected else None,
