@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Annotated, Any
 
 import dagster as dg
-from pydantic import Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
+from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from luma_pipeline.assets.pipeline import PipelineSettings, build_pipeline
 from luma_pipeline.assets.specs import IO_MANAGER_KEY, asset_specs
@@ -17,7 +18,7 @@ from luma_pipeline.automation import RevisitPolicy, build_job, build_schedule, b
 from luma_pipeline.checks import Thresholds
 from luma_pipeline.luma import DEFAULT_BASE_URL, Dialect
 from luma_pipeline.media import LinkSource
-from luma_pipeline.media.store import MOST_PARTS
+from luma_pipeline.media.store import MOST_PARTS, SMALLEST_PART_BYTES
 from luma_pipeline.partitions import Frequency, partitions_definition
 from luma_pipeline.resources.bucket import VideoBucket
 from luma_pipeline.resources.dataset import Dataset
@@ -28,6 +29,25 @@ from luma_pipeline.resources.source_table import SourceTable
 __all__ = ["ENVIRONMENT", "LumaPipelineComponent"]
 
 _SECRET: dict[str, Any] = {"dagster__is_secret": True}
+
+
+def _bound(lowest: float, *, excluded: bool = False) -> AfterValidator:
+    """A lowest value. Text passes: of these fields Dagster makes a model for YAML, in which any may be a template."""
+
+    def checked(value: Any) -> Any:
+        is_number = isinstance(value, (int, float))
+        if is_number and not (math.isfinite(value) and (value > lowest or (value == lowest and not excluded))):
+            raise ValueError(f"must be {'above' if excluded else 'at least'} {lowest}")
+        return value
+
+    return AfterValidator(checked)
+
+
+_Count = Annotated[int, _bound(1)]
+_CountOrAll = Annotated[int, _bound(-1)]
+_PartSize = Annotated[int, _bound(SMALLEST_PART_BYTES)]
+_NotNegative = Annotated[float, _bound(0)]
+_Positive = Annotated[float, _bound(0, excluded=True)]
 
 
 class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
@@ -65,12 +85,12 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
 
     base_url: str = Field(default=DEFAULT_BASE_URL, description="Scheme and host of the provider.")
     dialect: str = Field(default="gateway", description="`gateway`, or `luma` for Luma's own API.")
-    requests_per_second: float | None = Field(
-        default=None, gt=0, allow_inf_nan=False, description="The provider's limit; found out if not set."
+    requests_per_second: _Positive | None = Field(
+        default=None, description="The provider's limit; found out if not set."
     )
-    burst: int = Field(default=1, ge=1, description="Requests that may leave at once under that limit.")
-    max_concurrency: int = Field(default=16, ge=1, description="Most requests under way at one moment.")
-    batch_size: int | None = Field(default=None, ge=1, description="Ask for this many tasks in one request.")
+    burst: _Count = Field(default=1, description="Requests that may leave at once under that limit.")
+    max_concurrency: _Count = Field(default=16, description="Most requests under way at one moment.")
+    batch_size: _Count | None = Field(default=None, description="Ask for this many tasks in one request.")
 
     s3_prefix: str = Field(default="", description="Prefix of every key.")
     key_template: str = Field(default="{task_id}/{artifact}.{extension}", description="Key below the prefix.")
@@ -80,22 +100,17 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         description="Which of a video's links is taken first: download_url, url, or unwatermarked, for which the "
         "gateway is asked by a request of its own.",
     )
-    copy_workers: int = Field(default=8, ge=1, description="Artifacts copied at the same time.")
-    copy_max_seconds: float = Field(
-        default=3600.0, gt=0, allow_inf_nan=False, description="Seconds for one artifact as a whole."
-    )
+    copy_workers: _Count = Field(default=8, description="Artifacts copied at the same time.")
+    copy_max_seconds: _Positive = Field(default=3600.0, description="Seconds for one artifact as a whole.")
     allowed_media_hosts: list[str] = Field(default=[], description="Hosts to copy from; empty: any public host.")
     allow_private_media: bool = Field(default=False, description="Copy from private addresses too: for the sandbox.")
-    max_video_bytes: int = Field(default=20 * 1024**3, ge=1, description="Larger artifacts are refused.")
-    part_size_bytes: int = Field(
+    max_video_bytes: _Count = Field(default=20 * 1024**3, description="Larger artifacts are refused.")
+    part_size_bytes: _PartSize = Field(
         default=8 * 1024**2,
-        ge=5 * 1024**2,
         description="Bytes of a part of a multipart upload; at least 5 MiB, and max_video_bytes / 10,000.",
     )
-    orphans_older_than_hours: float = Field(
+    orphans_older_than_hours: _NotNegative = Field(
         default=24.0,
-        ge=0,
-        allow_inf_nan=False,
         description="Age at which uploads that killed runs left below the prefix are aborted.",
     )
     overwrite: bool = Field(default=False, description="Copy anew what is in the bucket already.")
@@ -110,50 +125,39 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     partitions: str = Field(default="daily", description="hourly, daily, weekly or monthly, on the submitted time.")
     partitions_start: str = Field(default="2024-01-01", description="Date in the first partition.")
     partitions_timezone: str = Field(default="UTC", description="Time zone of the partitions' bounds.")
-    partitions_per_run: int = Field(default=50, ge=1, description="Partitions that share a run in a backfill.")
-    late_rows_minutes: float = Field(
+    partitions_per_run: _Count = Field(default=50, description="Partitions that share a run in a backfill.")
+    late_rows_minutes: _NotNegative = Field(
         default=15.0,
-        ge=0,
-        allow_inf_nan=False,
         description="Minutes after a period's end until which rows may still be committed; it is read again until "
         "then.",
     )
 
     schedule_cron: str = Field(default="*/10 * * * *", description="When the schedule of the open period runs.")
     schedule_enabled: bool = Field(default=True, description="Whether schedule and sensor run without being started.")
-    freshness_hours: float = Field(
+    freshness_hours: _NotNegative = Field(
         default=1.0,
-        ge=0,
-        allow_inf_nan=False,
         description="Hours without a materialization after which the assets count as stale; 0: never.",
     )
-    max_failed_share: float = Field(default=0.5, ge=0, description="Share of failed tasks at which the check fails.")
-    max_not_found_share: float = Field(
-        default=0.2, ge=0, description="Share of tasks not found at which the check fails."
+    max_failed_share: _NotNegative = Field(default=0.5, description="Share of failed tasks at which the check fails.")
+    max_not_found_share: _NotNegative = Field(
+        default=0.2, description="Share of tasks not found at which the check fails."
     )
-    max_error_share: float = Field(default=0.1, ge=0, description="Share of tasks in error at which the check fails.")
-    objects_checked: int = Field(
+    max_error_share: _NotNegative = Field(default=0.1, description="Share of tasks in error at which the check fails.")
+    objects_checked: _CountOrAll = Field(
         default=50,
-        ge=-1,
         description="Objects of a run that the check videos_in_bucket looks up in the store; -1: all.",
     )
 
-    retry_delay_seconds: float = Field(
+    retry_delay_seconds: _NotNegative = Field(
         default=30.0,
-        ge=0,
-        allow_inf_nan=False,
         description="Seconds until partitions that failed are tried once more in the same run.",
     )
-    give_up_after_hours: float = Field(
+    give_up_after_hours: _NotNegative = Field(
         default=72.0,
-        ge=0,
-        allow_inf_nan=False,
         description="Tasks older than this are no longer awaited when not found or not copied.",
     )
-    checkpoint_hours: float = Field(
+    checkpoint_hours: _NotNegative = Field(
         default=6.0,
-        ge=0,
-        allow_inf_nan=False,
         description="Age up to which answers of a broken run are taken up.",
     )
     group: str = Field(default="luma", description="Asset group.")
@@ -197,7 +201,8 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
             return cls(**values)
         except ValidationError as error:
             wrong = (
-                f"{ENVIRONMENT[str(part['loc'][0])]}: {part['msg']}, not {part['input']}" for part in error.errors()
+                f"{ENVIRONMENT[str(part['loc'][0])]} {part['msg'].removeprefix('Value error, ')}, not {part['input']}"
+                for part in error.errors()
             )
             raise ValueError("; ".join(wrong)) from None
 
@@ -229,9 +234,12 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         )
         job = build_job()
         running = self.schedule_enabled
-        schedule = build_schedule(job, partitions, self.schedule_cron, running=running)
         revisits = RevisitPolicy(give_up_after=settings.give_up_after_seconds)
-        sensor = build_sensor(job, partitions, revisits, partitions_per_run=self.partitions_per_run, running=running)
+        per_run = self.partitions_per_run
+        schedule = build_schedule(
+            job, partitions, self.schedule_cron, revisits, partitions_per_run=per_run, running=running
+        )
+        sensor = build_sensor(job, partitions, revisits, partitions_per_run=per_run, running=running)
         return dg.Definitions(
             assets=[build_pipeline(specs, partitions, settings)],
             jobs=[job],

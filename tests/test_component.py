@@ -52,6 +52,25 @@ def test_settings_come_from_their_variables() -> None:
     assert component.object_tags == {"team": "video", "cost": "a=b"}
 
 
+def test_every_setting_of_one_value_may_be_a_template_in_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines, expected = [], {}
+    for name, variable in ENVIRONMENT.items():
+        default = LumaPipelineComponent.model_fields[name].default
+        if isinstance(default, (int, float, str)):
+            default = "given" if isinstance(default, dg.EnvVar) else default
+            monkeypatch.setenv(variable, str(default))
+            lines.append(f'{name}: "{{{{ env.{variable} }}}}"')
+            expected[name] = default
+    monkeypatch.setenv("LUMA_REQUESTS_PER_SECOND", "7.5")
+    lines.append('requests_per_second: "{{ env.LUMA_REQUESTS_PER_SECOND }}"')
+    component = LumaPipelineComponent.resolve_from_yaml("\n".join(lines))
+    assert component.model_dump(include=set(expected)) == expected
+    assert component.requests_per_second == 7.5
+    assert not any(isinstance(value, dg.EnvVar) for value in component.model_dump().values())
+    with pytest.raises(ValueError, match="must be at least 1"):
+        LumaPipelineComponent.resolve_from_yaml("burst: 0")
+
+
 def test_the_settings_of_copying_reach_the_bucket() -> None:
     settings: dict[str, Any] = {"part_size_bytes": 6 * 1024**2, "copy_max_seconds": 60.0, "max_video_bytes": 10**9}
     resources = LumaPipelineComponent(s3_bucket="b", **settings).definitions().resources or {}
