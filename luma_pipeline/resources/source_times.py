@@ -100,9 +100,8 @@ def near(column: sa.Column[Any], start: datetime, end: datetime, zone: ZoneInfo)
 
 def _near_epoch(column: sa.Column[Any], start: datetime, end: datetime) -> sa.ColumnElement[bool]:
     number = as_stored(column)
-    return sa.or_(
-        *(sa.and_(number >= _in_unit(start, unit), number < _in_unit(end, unit) + unit) for unit in _EPOCH_UNITS)
-    )
+    behind = end + timedelta(seconds=1)  # a fraction of a second is cut off
+    return sa.or_(*(sa.and_(number >= _in_unit(start, unit), number < _in_unit(behind, unit)) for unit in _EPOCH_UNITS))
 
 
 def _text_between(column: sa.Column[Any], low: str, high: str) -> sa.ColumnElement[bool]:
