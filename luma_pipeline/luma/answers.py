@@ -46,37 +46,44 @@ class Answer:
 
 
 _RETRIED = frozenset({408, 425}) | frozenset(range(500, 600))
-_QUOTA = re.compile(
-    r"quota|insufficient(?!_?(permission|privilege|scope|right))|balance|billing|credit(?!ential)|arrear|payment",
-    re.IGNORECASE,
-)
+_QUOTA = re.compile(r"quota|balance(?!r)|billing|credit|arrear|payment|funds?", re.IGNORECASE)
 _BAD_TOKEN = re.compile(r"invalid[_ ]?(api[_ ]?)?(key|token)|unauthori[sz]ed|token[_ ](expired|invalid)", re.IGNORECASE)
-_MISSING = r"(not[_ -]?(found|exist)|(does|do|did)(n't| not)[_ ]exist|no longer exist|unknown)"
-_NOT_FOUND = re.compile(
-    rf"(task|generation|record|job)s?\b[^.]{{0,80}}?{_MISSING}|(task|generation|record|job)_?{_MISSING}"
-    r"|(no such|unknown|(can ?not|can't|could not|couldn't|did not) find( (the|a|this))?) (task|generation|record|job)",
+_TOO_FAST = re.compile(r"rate[_ -]?limit|too[_ -]?many[_ -]?requests|throttl", re.IGNORECASE)
+
+# What a status of 404 means depends on who says it. A gateway says that it has no such task; it says the same of a
+# model or a channel of its own that may be back in a minute, and it, or whatever stands at a wrong address, says it of
+# the path. Only the first of them is about the task.
+_NO_TASK_STATUSES = frozenset({400, 500})
+"""Beside 2xx, 404 and 410: where gateways of the family say "no such task"."""
+_NO_TASK = re.compile(
+    r"(?<![a-z/])(task|generation|job|record)s?[ _:-]*(with )?(id[ :=]*([\w.:-]{1,128} )?)?"
+    r"""(["'`][^"'`]{1,128}["'`] ?|[\w.:-]{0,64}?[0-9][\w.:-]{0,64} ?)?"""
+    r"(was |is |could )?(not[ _-]?(be )?(found|exist)|do(es)?(n't| not)[ _]exist)"
+    r"|(no such|unknown|(can ?not|can't|could not|couldn't) find( (the|a|this))?) (task|generation|job|record)"
+    r"|任务不存在",
     re.IGNORECASE,
 )
-"""Only words about tasks: gateways say the same of models, channels and hosts behind them ("model_not_found" is how
-those of this family say that nobody serves the model at the moment)."""
-_NOT_FOUND_BY_TEXT = frozenset({200, 400, 500})
-_WRONG_PATH = re.compile(
-    r"invalid url|no (such )?route|(route|path|endpoint|url|page|model)(\b|_)[^.]{0,40}not", re.IGNORECASE
+_THE_PATH = re.compile(
+    r"(?<![a-z])(url|uri|path|route|endpoint|page)s?(?![a-z])|cannot (get|post) |^\W*(404\W+)?not found\W*$",
+    re.IGNORECASE,
 )
-_TOO_FAST = re.compile(r"rate[_ -]?limit|too[_ -]?many[_ -]?requests|throttl", re.IGNORECASE)
-_SLASH = r"(?:\\?/)"
-_LINK_LOGIN = re.compile(rf"(https?:{_SLASH}{{2}})[^/\s\"'<>@]*@", re.IGNORECASE)
-_LINK_SECRETS = re.compile(rf"(https?:{_SLASH}{{2}}[^\s\"'<>?#]*)[?#][^\s\"'<>]*", re.IGNORECASE)
-"""A link's query may be its signature. In JSON its slashes may be escaped."""
+"""The last is how frameworks answer for a path that they do not know."""
+_ANOTHER_THING = re.compile(r"(?<![a-z])(model|channel|host|upstream)s?(?![a-z])", re.IGNORECASE)
+_WRONG_PATH = "the path may be wrong: check LUMA_BASE_URL"
+
 _MESSAGE_LIMIT = 500
 """Characters of a provider's message that are kept in `error_message`; the whole of it stays in the raw response."""
+_USER_INFO = re.compile(r"""(?<=//)[^\s"<>/?#]*@|(?<=/\\/)[^\s"<>/?#]*@""")
+_QUERY = re.compile(
+    r"""(://|:\\/\\/)([^\s"<>?#]*)[?#][^\s"<>]*|(\?[\w.%-]+=|%3F|\bX-(Amz|Goog)-)[^\s"<>]*""", re.IGNORECASE
+)
 
 
 def read_answer(status: int, raw: bytes) -> Answer:
     """Read an answer's status and body (already decompressed)."""
     text = raw.decode("utf-8", errors="replace")
     if 300 <= status < 400:
-        message = "the provider redirects elsewhere, which is not followed with the token; check base_url"
+        message = "the provider redirects elsewhere, which is not followed with the token; check LUMA_BASE_URL"
         return Answer(Verdict.REFUSED, text, None, "redirect", message)
     try:
         body = json.loads(raw)
@@ -117,22 +124,38 @@ def _read_error(status: int, text: str, body: Any, code: str | None, message: st
     elif status == 429 or (code is not None and _TOO_FAST.search(code)):
         verdict = Verdict.TOO_FAST
     elif status in (404, 410):
-        return _read_missing(status, text, body, code, message)
-    elif status in _NOT_FOUND_BY_TEXT and _NOT_FOUND.search(said):
+        return _read_404(status, text, body, code, message)
+    elif (status < 300 or status in _NO_TASK_STATUSES) and _is_no_task(code, message):
         verdict = Verdict.NOT_FOUND
     elif status in _RETRIED:
         verdict = Verdict.RETRY
-    return Answer(verdict, text, body, code or f"http_{status}", _shortened(message or text))
+    return _error(verdict, status, text, body, code, message)
 
 
-def _read_missing(status: int, text: str, body: Any, code: str | None, message: str | None) -> Answer:
-    """A 404 or 410: of the task where the gateway itself says so, else of the path, which says nothing of the task."""
+def _read_404(status: int, text: str, body: Any, code: str | None, message: str | None) -> Answer:
+    """Not found is what the gateway says of the task; of anything else it is a refusal, which is not final."""
+    if _is_no_task(code, message):
+        return _error(Verdict.NOT_FOUND, status, text, body, code, message)
     said = f"{code or ''} {message or ''}"
-    is_the_gateways = isinstance(body, dict) or not text.strip()
-    code, told = code or f"http_{status}", _shortened(message or text)
-    if is_the_gateways and (_NOT_FOUND.search(said) or not _WRONG_PATH.search(said)):
-        return Answer(Verdict.NOT_FOUND, text, body, code, told)
-    return Answer(Verdict.REFUSED, text, body, code, f"no such path at the provider, check LUMA_BASE_URL: {told}")
+    if not said.strip() or _THE_PATH.search(said):
+        message = f"{_shortened(message or text, _MESSAGE_LIMIT // 2) or f'HTTP {status}'} ({_WRONG_PATH})"
+        return _error(Verdict.REFUSED, status, text, body, code, message)
+    verdict = Verdict.REFUSED if _ANOTHER_THING.search(said) else Verdict.NOT_FOUND
+    return _error(verdict, status, text, body, code, message)
+
+
+def _is_no_task(code: str | None, message: str | None) -> bool:
+    said = f"{code or ''} {message or ''}"
+    found = _NO_TASK.search(said)
+    if found is None:
+        return False
+    # What comes behind may be the task's ID, which is any text.
+    before = said[: found.start()]
+    return not _ANOTHER_THING.search(before) and not _THE_PATH.search(before)
+
+
+def _error(verdict: Verdict, status: int, text: str, body: Any, code: str | None, message: str | None) -> Answer:
+    return Answer(verdict, text, body, _shortened(code or "") or f"http_{status}", _shortened(message or text))
 
 
 def _read_text(status: int, text: str) -> Answer:
@@ -166,9 +189,10 @@ def _text(value: object) -> str | None:
     return None
 
 
-def _shortened(message: str) -> str:
-    message = _LINK_SECRETS.sub(r"\1", _LINK_LOGIN.sub(r"\1", " ".join(message.split())))
-    return message if len(message) <= _MESSAGE_LIMIT else message[: _MESSAGE_LIMIT - 1] + "…"
+def _shortened(message: str, limit: int = _MESSAGE_LIMIT) -> str:
+    """On one line, short, and without what may be a secret in the URLs it quotes: messages go into rows and logs."""
+    message = " ".join(_QUERY.sub(r"\1\2", _USER_INFO.sub("", message[: 20 * limit])).split())
+    return message if len(message) <= limit else message[: limit - 1] + "…"
 
 
 def _json_type(value: object) -> str:

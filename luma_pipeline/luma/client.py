@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
 import queue
 import random
 import threading
@@ -61,15 +62,16 @@ class LumaClient:
         read_timeout: Seconds from the request until its answer begins.
         deadline: Seconds for one request as a whole.
         max_attempts: Tries for one task. Not counted are an answer "too fast", which is the pace's fault, and faults of
-            the provider as a whole (no connection, no answer in time, 502 to 504, 520 and above), which outlast a few
-            tries and pass by themselves: they are tried again for `max_retry_seconds`.
-        max_retry_seconds: Seconds for one task over all its tries, waits for the provider's limit not counted. A
-            `Retry-After` that is longer ends the run.
+            the provider as a whole (no connection, no answer in time, 502 to 504, 520 and above) while nobody else is
+            answered either: such an outage is waited out for `unavailable_seconds`.
+        max_retry_seconds: Seconds for one task over all its tries, waits for the provider's limit not counted; 0: one
+            try. A `Retry-After` that is longer ends the run.
         max_body_bytes: Largest answer that is read, after decompression.
         batch_size: Ask for this many tasks in one request (`POST /luma/tasks`, gateway only). None asks singly.
         unavailable_after: Tasks that have to be failing, with none succeeding, for the provider to count as down.
-        unavailable_seconds: Seconds that this has to last: a quarter of them while nothing has ever succeeded, ten
-            times as many for errors that may be the tasks' own (a 500 in the gateway's words, unreadable answers).
+        unavailable_seconds: Seconds that this has to last: ten times as many for errors that may be the tasks' own (a
+            5xx in the gateway's words, an unreadable answer, a task that failed while others were answered), a quarter
+            of them where the host's name or certificate has been wrong from the start.
 
     Raises:
         ValueError: A setting is out of its range.
@@ -94,21 +96,20 @@ class LumaClient:
         unavailable_after: int = 10,
         unavailable_seconds: float = 60.0,
     ) -> None:
-        # A token read from a file ends with the line's end.
-        token = token.strip()
-        if not token or not token.isascii() or not token.isprintable() or " " in token:
-            raise ValueError("the token (LUMA_API_TOKEN) must be non-empty ASCII without spaces or control characters")
-        if requests_per_second is not None and not requests_per_second > 0:
-            raise ValueError(
-                f"requests_per_second (LUMA_REQUESTS_PER_SECOND) must be above 0, not {requests_per_second}"
-            )
-        if min(max_concurrency, max_attempts, max_body_bytes, unavailable_after) < 1:
-            raise ValueError("max_concurrency, max_attempts, max_body_bytes and unavailable_after must be at least 1")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        token = _checked_token(token)
         self._dialect = _dialect(dialect)
+        _check_at_least(1, max_concurrency=max_concurrency, max_attempts=max_attempts, max_body_bytes=max_body_bytes)
+        _check_at_least(1, unavailable_after=unavailable_after, batch_size=batch_size)
+        _check_at_least(0, max_retry_seconds=max_retry_seconds, unavailable_seconds=unavailable_seconds)
+        if requests_per_second is not None and not 0 < requests_per_second < math.inf:
+            raise ValueError(
+                f"requests_per_second (LUMA_REQUESTS_PER_SECOND) must be above 0, not {requests_per_second}; leave it "
+                "out to have the limit found"
+            )
         if batch_size and self._dialect is not Dialect.GATEWAY:
-            raise ValueError("batch_size is for the gateway dialect: Luma's own API has no such request")
+            raise ValueError(
+                "batch_size (LUMA_BATCH_SIZE) is for the gateway dialect: Luma's own API has no such request"
+            )
         self._token = token
         # As it is, and as some servers write it in JSON.
         self._token_forms = {form.encode() for form in (token, token.replace("/", "\\/"), json.dumps(token)[1:-1])}
@@ -207,11 +208,9 @@ class LumaClient:
         path = self._dialect.path(task_id) + "/download_video_url"
         result = self._call("GET", path, is_optional=True)
         answer = result.answer
-        if answer is not None and result.status in _NO_SUCH_LINK:
-            return None
         if answer is None or answer.verdict in _UNANSWERED:
             raise LinkUnavailableError(f"the provider gave no link without watermark: {result.describe()}")
-        if not isinstance(answer.body, Mapping):
+        if (result.status or 0) >= 300 or not isinstance(answer.body, Mapping):
             return None
         inner = answer.body.get("data")
         for holder in (answer.body, inner if isinstance(inner, Mapping) else {}):
@@ -416,10 +415,8 @@ class LumaClient:
         if self._stopped.is_set():
             raise LumaError("the client was closed while requests were under way")
 
-    def _raise_fatal(self, http_status: int, answer: Answer, *, is_optional: bool) -> None:
+    def _raise_fatal(self, answer: Answer) -> None:
         """Raise for an answer that no later request of this run can change."""
-        if is_optional and http_status != 401:
-            return
         host, said = self._transport.host, f"{answer.message} ({answer.code})"
         if answer.verdict is Verdict.BAD_TOKEN:
             self._stop(
@@ -498,10 +495,12 @@ _KINDS = {
     Verdict.INVALID: OutcomeKind.INVALID_RESPONSE,
     Verdict.GARBLED: OutcomeKind.INVALID_RESPONSE,
 }
-_UNANSWERED = frozenset({Verdict.RETRY, Verdict.GARBLED, Verdict.TOO_FAST})
+_UNANSWERED = frozenset({Verdict.RETRY, Verdict.GARBLED, Verdict.TOO_FAST, Verdict.NO_QUOTA})
 _NO_SUCH_LINK = frozenset({402, 403, 404, 405, 410, 501})
-_OUTAGE_CODES = frozenset({"connection", "timeout", "deadline", "dns", "certificate"})
+_OUTAGE_CODES = frozenset({"connection", "timeout", "deadline", "dns", "certificate", "bad_http"})
 _OUTAGE_STATUSES = frozenset({502, 503, 504}) | frozenset(range(520, 600))
+_NEVER_REACHED_CODES = frozenset({"dns", "certificate"})
+"""What no outage looks like: there is no such host, or it is another one."""
 _INVALID_CODES = frozenset({"cut_body", "body_too_large", "bad_encoding", "bad_http"})
 
 
@@ -578,8 +577,10 @@ class _Call:
         self._question = question
         self._work = work
         self._is_outage = False
+        self._failed_at: float | None = None
         self._attempts = 0
         self._throttled = 0
+        self._outages = 0
         self._waited = 0.0
         self._started = time.monotonic()
         self.result = _Result()
@@ -602,29 +603,53 @@ class _Call:
             self._note(time.monotonic() - sent, None, None, error.code, str(error))
             if isinstance(error, BodyTooLargeError):
                 return
-            raise self._trouble(error.code in _OUTAGE_CODES) from None
+            is_outage = error.code in _OUTAGE_CODES
+            raise self._trouble(is_outage=is_outage, is_whole=is_outage, code=error.code) from None
         answer = client._read(http_answer)
+        if question.is_optional:
+            answer = _optional(http_answer.status, answer)
         self._note(time.monotonic() - sent, answer, http_answer.status)
-        client._raise_fatal(http_answer.status, answer, is_optional=question.is_optional)
-        if answer.verdict is Verdict.TOO_FAST or (http_answer.status == 503 and answer.verdict is Verdict.RETRY):
-            client._slow_down(http_answer)
-            if answer.verdict is Verdict.TOO_FAST:
-                self._throttled += 1
-                raise _TransientError
-            raise self._trouble(True)
-        client._pace.accepted()
-        if answer.verdict in (Verdict.RETRY, Verdict.GARBLED):
-            raise self._trouble(http_answer.status in _OUTAGE_STATUSES)
-        client._circuit.succeeded()
+        if not (question.is_optional and answer.verdict is Verdict.NO_QUOTA):
+            client._raise_fatal(answer)
+        self._take(answer, http_answer, sent)
 
-    def _trouble(self, is_outage: bool) -> _TransientError:
-        """Note a failed try; returns what is to be raised, or raises what stops the run."""
+    def _take(self, answer: Answer, http_answer: HttpAnswer, sent: float) -> None:
+        """Tell the pace and the circuit of an answer; raises _TransientError when another try may help."""
+        client, status = self._client, http_answer.status
+        is_outage = status in _OUTAGE_STATUSES and answer.verdict is Verdict.RETRY
+        if answer.verdict is Verdict.TOO_FAST or (status == 503 and is_outage and not self._question.is_optional):
+            self._throttled += answer.verdict is Verdict.TOO_FAST
+            client._slow_down(http_answer)
+        else:
+            client._pace.accepted()
+            if answer.verdict not in (Verdict.RETRY, Verdict.GARBLED):
+                client._circuit.succeeded(sent)
+                return
+        # An error in JSON is the gateway's own word about this task; what stands before the gateway speaks HTML.
+        raise self._trouble(is_outage=is_outage, is_whole=is_outage and answer.body is None)
+
+    def _trouble(self, *, is_outage: bool, is_whole: bool, code: str | None = None) -> _TransientError:
+        """Note a failed try; returns what is to be raised, or raises what stops the run.
+
+        `is_outage`: it may be that nobody is there; `is_whole`: and the task itself cannot be the reason. `code` is
+        that of a request without an answer.
+        """
+        if self._failed_at is None:
+            self._failed_at = time.monotonic()
+        is_alone = self._is_alone
         self._is_outage = is_outage
+        self._outages += is_outage and not is_alone
         if not self._question.is_optional:
-            error = self._client._circuit.failed(self, self.result.describe(), is_outage=is_outage)
+            circuit = self._client._circuit
+            error = circuit.failed(self, self.result.describe(), is_whole=is_whole and not is_alone, code=code)
             if error is not None:
                 self._client._stop(error)
         return _TransientError()
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether it fails while others are answered: one that was sent after its first failure has succeeded."""
+        return self._failed_at is not None and self._client._circuit.succeeded_sent_at > self._failed_at
 
     def _raise_if_pointless(self) -> None:
         self._client._raise_if_stopped()
@@ -634,12 +659,16 @@ class _Call:
     def spent(self, _: object) -> bool:
         """Whether the budget of attempts or of time is used up (a stop condition of tenacity)."""
         client = self._client
-        if not self._is_outage and self._attempts - self._throttled >= client._max_attempts:
-            return True
         # A provider that answers nothing but "too fast" must end too.
         if self._throttled >= 4 * client._max_attempts:
             return True
-        return time.monotonic() - self._started - self._waited >= client._max_retry_seconds
+        if time.monotonic() - self._started - self._waited >= client._max_retry_seconds:
+            return True
+        tries = self._attempts - self._throttled
+        if not self._is_outage:
+            return tries - self._outages >= client._max_attempts
+        # An outage would take every task's tries within seconds, so it is waited out.
+        return tries >= client._max_attempts and (self._is_alone or not client._circuit.is_young)
 
     def backoff(self, _: object) -> float:
         """Seconds before the next try: exponential with full jitter (a wait of tenacity).
@@ -670,56 +699,91 @@ class _Call:
         )
 
 
+class _Streak:
+    """Tasks that are failing, with no success between them. No more of them are kept than the limit needs."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._calls: set[_Call] = set()
+        self.since: float | None = None
+
+    def add(self, call: _Call, now: float) -> None:
+        if self.since is None:
+            self.since = now
+        if len(self._calls) < self._limit:
+            self._calls.add(call)
+
+    def end(self) -> None:
+        self._calls.clear()
+        self.since = None
+
+    def lasts(self, seconds: float, now: float) -> bool:
+        return self.since is not None and len(self._calls) >= self._limit and now - self.since >= seconds
+
+
 class _Circuit:
     """Opens when several tasks have been failing for a while and none has succeeded.
 
     One task's own trouble must not stop the others, and an outage of seconds nobody.
     """
 
-    OF_NO_SUCCESS_EVER = 0.25
-    """Share of the while where nothing has ever succeeded: it is a wrong address then, rather than an outage."""
+    OF_NEVER_REACHED = 0.25
+    """Share of the while where no host was ever reached: it is a wrong address then, rather than an outage."""
     OF_TASKS_OWN = 10.0
     """Whiles for errors that may be the tasks' own, which come last since they are tried again and again."""
 
     def __init__(self, limit: int, seconds: float, host: str) -> None:
-        self._limit = limit
         self._seconds = seconds
         self._host = host
-        self._has_succeeded = False
-        # No more of them are kept than the limit needs.
-        self._failing: set[_Call] = set()
-        self._outages: set[_Call] = set()
-        self._since = self._outage_since = 0.0
+        self._was_reached = False
+        self._failing = _Streak(limit)
+        self._whole = _Streak(limit)
         self._lock = threading.Lock()
+        self.succeeded_sent_at = -math.inf
+        """When the last request that has succeeded was sent."""
 
-    def succeeded(self) -> None:
-        if self._failing or not self._has_succeeded:
+    @property
+    def is_young(self) -> bool:
+        """Whether nothing succeeds, and not for long yet."""
+        since = self._failing.since
+        return since is not None and time.monotonic() - since < self._seconds
+
+    def succeeded(self, sent: float) -> None:
+        self.succeeded_sent_at = sent
+        if self._failing.since is not None:
             with self._lock:
-                self._has_succeeded = True
-                self._failing.clear()
-                self._outages.clear()
+                self._failing.end()
+                self._whole.end()
 
-    def failed(self, call: _Call, reason: str, *, is_outage: bool) -> ProviderUnavailableError | None:
+    def failed(self, call: _Call, reason: str, *, is_whole: bool, code: str | None) -> ProviderUnavailableError | None:
         """Count a failed try; the error if the provider counts as down with it."""
         with self._lock:
             now = time.monotonic()
-            if not self._failing:
-                self._since = now
-            if is_outage and not self._outages:
-                self._outage_since = now
-            for calls in (self._failing, self._outages) if is_outage else (self._failing,):
-                if len(calls) < self._limit:
-                    calls.add(call)
-            silence = self._seconds * (1.0 if self._has_succeeded else self.OF_NO_SUCCESS_EVER)
-            is_out = len(self._outages) >= self._limit and now - self._outage_since >= silence
-            is_odd = len(self._failing) >= self._limit and now - self._since >= self.OF_TASKS_OWN * self._seconds
-            if not (is_out or is_odd):
-                return None
+            self._failing.add(call, now)
+            if is_whole:
+                self._whole.add(call, now)
+            silence = now - (self._failing.since or now)
+            is_out = self._whole.lasts(self._seconds, now)
+            is_odd = self._failing.lasts(self.OF_TASKS_OWN * self._seconds, now)
+            if code not in _NEVER_REACHED_CODES or self.succeeded_sent_at > -math.inf:
+                self._was_reached = True
+            is_nowhere = not self._was_reached and silence >= self.OF_NEVER_REACHED * self._seconds
+        if is_nowhere:
             return ProviderUnavailableError(
-                f"{self._host} is unavailable: every request of the last {now - self._since:.0f} s has failed, for "
-                f"{len(self._failing)} tasks or more, the last with: {reason}. Check the provider's status and "
-                "LUMA_BASE_URL, then run again: what was answered so far is kept."
+                f"{self._host} cannot be reached: {reason}. Check LUMA_BASE_URL, then run again."
             )
+        if is_out or is_odd:
+            return ProviderUnavailableError(
+                f"{self._host} is unavailable: no request of the last {silence:.0f} s has succeeded, the last failure "
+                f"was: {reason}. Check the provider's status and LUMA_BASE_URL, then run again: what was answered so "
+                "far is kept."
+            )
+        return None
+
+
+def _optional(status: int, answer: Answer) -> Answer:
+    """An answer about a feature that the account may not have: these statuses say so, whatever else they mean."""
+    return replace(answer, verdict=Verdict.REFUSED) if status in _NO_SUCH_LINK else answer
 
 
 def _batch_answer(body: object) -> Answer | None:
@@ -748,12 +812,27 @@ def _seconds_until(http_date: str) -> float:
     return max(0.0, (until - _now()).total_seconds())
 
 
+def _checked_token(token: str) -> str:
+    """The token without the white space around it: one that was read from a file ends with the line's end."""
+    token = token.strip()
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("the token (LUMA_API_TOKEN) must be non-empty ASCII without spaces or control characters")
+    return token
+
+
 def _dialect(name: Dialect | str) -> Dialect:
     try:
         return Dialect(name)
     except ValueError:
         words = " or ".join(dialect.value for dialect in Dialect)
         raise ValueError(f"the dialect (LUMA_DIALECT) must be {words}, not {name!r}") from None
+
+
+def _check_at_least(least: int, **settings: float | None) -> None:
+    for name, value in settings.items():
+        # Said this way round, so that a NaN is refused too.
+        if value is not None and not value >= least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
 def _now() -> datetime:

@@ -18,8 +18,8 @@ class QuotaExceededError(LumaError):
 
 
 class ProviderUnavailableError(LumaError):
-    """Requests for many tasks have failed for a while and none has succeeded: the provider is down or unreachable."""
+    """Nothing has succeeded for long: the provider is down or unreachable, or asks to come back much later."""
 
 
 class LinkUnavailableError(Exception):
-    """The provider could not be asked for a link at the moment. It concerns one artifact and passes."""
+    """Whether a task has a link without watermark could not be learnt. Another time it may be; nothing else stops."""

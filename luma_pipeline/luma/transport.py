@@ -336,7 +336,7 @@ def _parsed(base_url: str) -> SplitResult:
     except ValueError:  # it quotes what may be a password
         is_plain = False
     if not is_plain or url.scheme not in ("http", "https") or not url.hostname:
-        raise ValueError("base_url must be like https://host or https://host/prefix")
+        raise ValueError("base_url (LUMA_BASE_URL) must be like https://host or https://host/prefix")
     return url
 
 

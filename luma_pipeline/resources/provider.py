@@ -23,7 +23,13 @@ class LumaProvider(dg.ConfigurableResource):  # type: ignore[type-arg]
     burst: int = Field(default=1, description="Requests that may leave at once under requests_per_second.")
     batch_size: int | None = Field(default=None, description="Ask for this many tasks in one request (gateway).")
     max_attempts: int = Field(default=5, description="Tries for one task.")
+    max_retry_seconds: float = Field(
+        default=180.0, description="Seconds for one task over all its tries; a Retry-After that is longer ends the run."
+    )
     deadline: float = Field(default=60.0, description="Seconds for one request as a whole.")
+    unavailable_seconds: float = Field(
+        default=60.0, description="Seconds without any success after which the provider counts as down."
+    )
 
     def client(self) -> LumaClient:
         """A client for one run, to be closed by its `with` block. Raises ValueError for a setting out of range."""
@@ -36,5 +42,7 @@ class LumaProvider(dg.ConfigurableResource):  # type: ignore[type-arg]
             burst=self.burst,
             batch_size=self.batch_size,
             max_attempts=self.max_attempts,
+            max_retry_seconds=self.max_retry_seconds,
             deadline=self.deadline,
+            unavailable_seconds=self.unavailable_seconds,
         )

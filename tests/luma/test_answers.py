@@ -59,14 +59,21 @@ MEANINGS: list[tuple[int, Any, Verdict, str | None]] = [
     (429, HTML, Verdict.TOO_FAST, "http_429"),
     (200, flat("too_many_requests"), Verdict.TOO_FAST, "too_many_requests"),
     (404, wrapped("task_not_exist"), Verdict.NOT_FOUND, "task_not_exist"),
-    (404, b"", Verdict.NOT_FOUND, "http_404"),
+    (404, b"", Verdict.REFUSED, "http_404"),
+    (404, {}, Verdict.REFUSED, "http_404"),
     (404, {"detail": "Generation not found"}, Verdict.NOT_FOUND, "http_404"),
-    (410, b"", Verdict.NOT_FOUND, "http_410"),
+    (404, flat("not_found", "Not found"), Verdict.NOT_FOUND, "not_found"),
+    (404, {"detail": "task not found: /url/5"}, Verdict.NOT_FOUND, "http_404"),
+    (410, flat("expired", "the task is too old"), Verdict.NOT_FOUND, "expired"),
+    (410, b"", Verdict.REFUSED, "http_410"),
     *((status, flat("task_not_exist"), Verdict.NOT_FOUND, "task_not_exist") for status in (200, 400, 500)),
     (400, flat("fail", "the task does not exist"), Verdict.NOT_FOUND, "fail"),
     (500, flat("fail", "no such task"), Verdict.NOT_FOUND, "fail"),
     (500, wrapped("upstream", "dial tcp: lookup api.example: no such host"), Verdict.RETRY, "upstream"),
-    (404, {"detail": "Not Found"}, Verdict.NOT_FOUND, "http_404"),
+    (404, {"detail": "Not Found"}, Verdict.REFUSED, "http_404"),
+    (404, {"status": 404, "error": "Not Found", "path": "/x"}, Verdict.REFUSED, "http_404"),
+    (404, {"message": "no Route matched with those values"}, Verdict.REFUSED, "http_404"),
+    (404, flat("no_channel", "no available channel"), Verdict.REFUSED, "no_channel"),
     (404, b"404 page not found", Verdict.REFUSED, "http_404"),
     (404, HTML, Verdict.REFUSED, "http_404"),
     (404, wrapped("", "Invalid URL (GET /luma/luma/generations/t)", kind=""), Verdict.REFUSED, "http_404"),
@@ -76,11 +83,23 @@ MEANINGS: list[tuple[int, Any, Verdict, str | None]] = [
     (502, wrapped("", "upstream not found", kind=""), Verdict.RETRY, "http_502"),
     (503, flat("task_not_exist"), Verdict.RETRY, "task_not_exist"),
     (500, wrapped("", "the relation does not exist", kind=""), Verdict.RETRY, "http_500"),
+    (500, flat("fail", "generation failed: file not found"), Verdict.RETRY, "fail"),
+    (500, flat("fail", "task failed: model does not exist"), Verdict.RETRY, "fail"),
+    (500, flat("fail", "get channel: record not found"), Verdict.RETRY, "fail"),
+    (500, flat("fail", "record not found"), Verdict.NOT_FOUND, "fail"),
+    (400, flat("task_model_not_found"), Verdict.REFUSED, "task_model_not_found"),
+    (422, flat("fail", "task not found"), Verdict.REFUSED, "fail"),
     (400, flat("generation_not_found"), Verdict.NOT_FOUND, "generation_not_found"),
+    (400, flat("fail", "generation 'a b' does not exist"), Verdict.NOT_FOUND, "fail"),
+    (400, flat("fail", "task 0f-1a was not found"), Verdict.NOT_FOUND, "fail"),
+    (200, flat("fail", "任务不存在"), Verdict.NOT_FOUND, "fail"),
     (200, flat("fail", "Task with ID t not found"), Verdict.NOT_FOUND, "fail"),
     (400, flat("fail", "cannot find the task t"), Verdict.NOT_FOUND, "fail"),
     (400, flat("insufficient_permissions"), Verdict.REFUSED, "insufficient_permissions"),
     (400, flat("bad_credential"), Verdict.REFUSED, "bad_credential"),
+    (500, flat("load_balancer_error"), Verdict.RETRY, "load_balancer_error"),
+    (400, flat("insufficient_funds"), Verdict.NO_QUOTA, "insufficient_funds"),
+    (403, flat("insufficient_permissions"), Verdict.BAD_TOKEN, "insufficient_permissions"),
     (400, wrapped("bad_request"), Verdict.REFUSED, "bad_request"),
     (400, {"error": "what?"}, Verdict.REFUSED, "http_400"),
     (400, flat(1001, "what?"), Verdict.REFUSED, "1001"),
@@ -130,6 +149,9 @@ SECRET_LINKS = [
         '{"url": "https:\\/\\/cdn.example\\/a.mp4", "id": 1',
     ),
     ("HTTPS://user:5ecret@cdn.example/a#5ecret", "HTTPS://cdn.example/a"),
+    ("at https%3A%2F%2Fcdn.example%2Fa%3FX-Amz-Signature%3D5ecret it is", "at https%3A%2F%2Fcdn.example%2Fa it is"),
+    ("GET /a.mp4?sig=5ecret failed", "GET /a.mp4 failed"),
+    ("signed X-Amz-Signature=5ecret so", "signed so"),
     ("what? no link at all", "what? no link at all"),
 ]
 
@@ -138,6 +160,25 @@ SECRET_LINKS = [
 def test_a_message_shows_no_links_signature(said: str, shown: str) -> None:
     assert read_answer(400, json.dumps(flat("c", said)).encode()).message == shown
     assert read_answer(400, said.encode()).message == shown
+
+
+def test_a_code_shows_no_links_signature_either() -> None:
+    code = read_answer(400, json.dumps(flat("https://cdn.example/a?sig=5ecret")).encode()).code
+    assert code == "https://cdn.example/a"
+
+
+ELSEWHERE: list[Any] = [
+    b"404 page not found",
+    b"",
+    {"detail": "Not Found"},
+    wrapped("", "Invalid URL (GET /x)", kind=""),
+]
+
+
+@pytest.mark.parametrize("body", ELSEWHERE)
+def test_a_path_that_is_not_there_names_the_setting(body: Any) -> None:
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    assert "LUMA_BASE_URL" in (read_answer(404, raw).message or "")
 
 
 json_like = st.recursive(

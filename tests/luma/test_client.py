@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import socket
 import threading
 import time
@@ -70,7 +71,8 @@ RETRIED = {
 }
 NOT_RETRIED = {
     "400": (Answer.of_json({"error": {"code": "bad", "message": "no"}}, 400), OutcomeKind.REQUEST_FAILED),
-    "404": (Answer(404), OutcomeKind.NOT_FOUND),
+    "404": (Answer.of_json({"error": {"code": "task_not_exist", "message": ""}}, 404), OutcomeKind.NOT_FOUND),
+    "404 of another": (Answer(404, {}, b"404 page not found"), OutcomeKind.REQUEST_FAILED),
     "409": (Answer(409), OutcomeKind.REQUEST_FAILED),
     "422": (Answer.of_json({"detail": "what?"}, 422), OutcomeKind.REQUEST_FAILED),
     "a list": (Answer.of_json([]), OutcomeKind.INVALID_RESPONSE),
@@ -134,11 +136,11 @@ def test_a_refused_account_stops_everything_after_one_request(
     assert provider.total == 1
 
 
-@pytest.mark.parametrize("status", [502, 500])
+@pytest.mark.parametrize("status", [502, 500, 429])
 def test_a_provider_that_is_down_stops_the_run(provider: ProviderServer, status: int) -> None:
     """Errors that may be the tasks' own have to last ten times as long."""
     provider.outage = Answer(status)
-    settings = {"unavailable_after": 5, "unavailable_seconds": 0.5 if status == 502 else 0.01}
+    settings = {"unavailable_after": 2, "unavailable_seconds": 0.5 if status == 502 else 0.01}
     with client(provider, **settings) as luma, pytest.raises(ProviderUnavailableError, match=f"HTTP {status}"):
         list(luma.fetch(IDS))
 
@@ -148,7 +150,7 @@ def test_an_outage_of_seconds_costs_no_task_its_answer(provider: ProviderServer)
         assert luma.fetch_one(IDS[0]).kind is OutcomeKind.RESOLVED
         provider.outage = Answer(502)
         answers = luma.fetch(IDS)
-        timer = threading.Timer(2.0, setattr, (provider, "outage", None))
+        timer = threading.Timer(0.5, setattr, (provider, "outage", None))
         timer.start()
         outcomes = list(answers)
         timer.join()
@@ -156,19 +158,38 @@ def test_an_outage_of_seconds_costs_no_task_its_answer(provider: ProviderServer)
     assert max(outcome.attempts for outcome in outcomes) > 1
 
 
-def test_tasks_that_alone_are_left_and_always_fail_are_rows(provider: ProviderServer) -> None:
-    failing = IDS[:20]
+@pytest.mark.parametrize("status", [500, 502])
+def test_tasks_that_alone_are_left_and_always_fail_are_rows(provider: ProviderServer, status: int) -> None:
+    failing = IDS[:4]
     for task_id in failing:
-        provider.script(task_id, [Answer.of_json({"error": {"code": "panic", "message": "at this task"}}, 500)])
-    with client(provider, max_attempts=3, unavailable_after=5) as luma:
+        provider.script(task_id, [Answer.of_json({"error": {"code": "panic", "message": "at this task"}}, status)])
+    with client(provider, max_attempts=2, unavailable_after=2, unavailable_seconds=1.0) as luma:
         outcomes = list(luma.fetch(failing))
     assert {(outcome.kind, outcome.error_code) for outcome in outcomes} == {(OutcomeKind.REQUEST_FAILED, "panic")}
-    assert {outcome.attempts for outcome in outcomes} == {3}
+    assert min(outcome.attempts for outcome in outcomes) >= 2
 
 
-def test_one_task_that_no_proxy_brings_through_ends_by_its_time(provider: ProviderServer) -> None:
+@pytest.mark.parametrize("fault", [Answer(502), Answer(drop=True), Answer(200, {}, b"<html>")])
+def test_tasks_that_always_fail_and_so_finish_last_are_rows(provider: ProviderServer, fault: Answer) -> None:
+    for task_id in IDS[:10]:
+        provider.script(task_id, [fault])
+    with client(provider, max_attempts=2, max_concurrency=11, unavailable_after=5, unavailable_seconds=1.0) as luma:
+        outcomes = {outcome.task_id: outcome for outcome in luma.fetch(IDS)}
+    assert not any(outcomes[task_id].kind is OutcomeKind.RESOLVED for task_id in IDS[:10])
+    assert {outcomes[task_id].kind for task_id in IDS[10:]} == {OutcomeKind.RESOLVED}
+
+
+def test_tries_of_an_outage_are_not_counted(provider: ProviderServer) -> None:
+    provider.script("task-1", [Answer(502), Answer(500), GOOD])
+    with client(provider, max_attempts=2) as luma:
+        outcome = luma.fetch_one("task-1")
+    assert (outcome.kind, outcome.attempts) == (OutcomeKind.RESOLVED, 3)
+
+
+@pytest.mark.parametrize("budget", ["max_retry_seconds", "unavailable_seconds"])
+def test_one_task_that_no_proxy_brings_through_ends_by_its_time(provider: ProviderServer, budget: str) -> None:
     provider.script("task-1", [Answer(504)])
-    with client(provider, max_attempts=1, max_retry_seconds=1.0, unavailable_seconds=0.0) as luma:
+    with client(provider, max_attempts=1, **{budget: 1.0}) as luma:
         outcome = luma.fetch_one("task-1")
     assert (outcome.kind, outcome.http_status) == (OutcomeKind.REQUEST_FAILED, 504)
     assert outcome.attempts > 1
@@ -183,6 +204,16 @@ def test_an_unreachable_host_stops_the_run() -> None:
             pytest.raises(ProviderUnavailableError, match="LUMA_BASE_URL"),
         ):
             list(luma.fetch(IDS))
+
+
+def test_a_host_whose_name_is_wrong_stops_the_run_before_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    settings: dict[str, Any] = {"base_url": "http://provider.invalid", "unavailable_seconds": 2.0}
+    with (
+        LumaClient(token=TOKEN, **settings) as luma,
+        pytest.raises(ProviderUnavailableError, match=r"cannot be reached: the name .* LUMA_BASE_URL"),
+    ):
+        luma.fetch_one("task-1")
 
 
 def test_tasks_that_fail_among_others_that_do_not_stop_nothing(provider: ProviderServer) -> None:
@@ -395,25 +426,32 @@ def test_a_gzipped_answer_is_read() -> None:
         assert luma.fetch_one("t").state == "completed"
 
 
-BAD_SETTINGS = [
-    {"token": ""},
-    {"token": "a b"},
-    {"token": "a\nb"},
-    {"base_url": "ftp://x"},
-    {"base_url": "https://user:pw@x"},
-    {"max_concurrency": 0},
-    {"batch_size": 0},
-    {"dialect": "french"},
-    {"dialect": "luma", "batch_size": 5},
-    {"requests_per_second": -1.0},
-    {"requests_per_second": 0.0},
+BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"token": ""}, "LUMA_API_TOKEN"),
+    ({"token": " \n"}, "LUMA_API_TOKEN"),
+    ({"token": "a b"}, "LUMA_API_TOKEN"),
+    ({"token": "a\nb"}, "LUMA_API_TOKEN"),
+    ({"base_url": "ftp://x"}, "LUMA_BASE_URL"),
+    ({"base_url": "https://user:pw@x"}, "LUMA_BASE_URL"),
+    ({"max_concurrency": 0}, "max_concurrency"),
+    ({"batch_size": 0}, "batch_size"),
+    ({"dialect": "french"}, "LUMA_DIALECT.*'french'"),
+    ({"dialect": "luma", "batch_size": 5}, "LUMA_BATCH_SIZE"),
+    *(({"requests_per_second": rate}, "LUMA_REQUESTS_PER_SECOND") for rate in (-1.0, 0.0, math.inf, math.nan)),
+    ({"max_retry_seconds": -1.0}, "max_retry_seconds"),
+    ({"unavailable_seconds": math.nan}, "unavailable_seconds"),
 ]
 
 
-@pytest.mark.parametrize("settings", BAD_SETTINGS)
-def test_settings_out_of_range_are_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(ValueError):
+@pytest.mark.parametrize(("settings", "name"), BAD_SETTINGS)
+def test_settings_out_of_range_are_refused_by_their_name(settings: dict[str, Any], name: str) -> None:
+    with pytest.raises(ValueError, match=name):
         LumaClient(**{"token": TOKEN, **settings})
+
+
+def test_a_token_may_come_with_its_files_line_end(provider: ProviderServer) -> None:
+    with client(provider, token=f" {TOKEN}\r\n") as luma:
+        assert luma.fetch_one("task-1").kind is OutcomeKind.RESOLVED
 
 
 def test_a_link_without_watermark_is_asked_for_by_itself(provider: ProviderServer) -> None:
@@ -425,20 +463,32 @@ def test_a_link_without_watermark_is_asked_for_by_itself(provider: ProviderServe
     assert provider.count("task-1", Endpoint.DOWNLOAD_URL) == 1
 
 
-@pytest.mark.parametrize("status", [402, 403, 405])
+@pytest.mark.parametrize("status", [402, 403, 404, 405, 410, 501])
 def test_an_account_without_links_without_watermark_has_none(provider: ProviderServer, status: int) -> None:
     provider.outage = Answer.of_json({"error": {"code": "forbidden", "message": "not in your plan"}}, status)
     with client(provider) as luma:
         assert luma.unwatermarked_link("task-1") is None
+        assert provider.total == 1
         provider.outage = None
         assert luma.fetch_one("task-1").kind is OutcomeKind.RESOLVED
 
 
-def test_a_link_without_watermark_that_cannot_be_asked_for_is_no_none(provider: ProviderServer) -> None:
-    provider.outage = Answer(500)
+NO_WORD_OF_A_LINK = {
+    "500": Answer(500),
+    "503": Answer(503),
+    "dropped": Answer(drop=True),
+    "not JSON": Answer(200, {}, b"<html>"),
+    "no quota": Answer.of_json({"error": {"code": "insufficient_quota", "message": "for this"}}, 429),
+}
+
+
+@pytest.mark.parametrize("name", NO_WORD_OF_A_LINK)
+def test_a_link_without_watermark_that_cannot_be_asked_for_is_no_none(provider: ProviderServer, name: str) -> None:
+    provider.outage = NO_WORD_OF_A_LINK[name]
     with client(provider, max_attempts=1, unavailable_after=1, unavailable_seconds=0.0) as luma:
-        with pytest.raises(LinkUnavailableError, match="HTTP 500"):
-            luma.unwatermarked_link("task-1")
+        for _ in range(2):
+            with pytest.raises(LinkUnavailableError):
+                luma.unwatermarked_link("task-1")
         provider.outage = Answer(401)
         with pytest.raises(AuthenticationError):
             luma.unwatermarked_link("task-1")

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from luma_pipeline.luma import AuthenticationError, LumaClient, QuotaExceededError, to_table
+from luma_pipeline.luma import AuthenticationError, LumaClient, ProviderUnavailableError, QuotaExceededError, to_table
 from luma_pipeline.sandbox.provider import Answer, Generation, ProviderServer
 from tests.luma.raw_server import once, raw_server
 
@@ -83,6 +83,25 @@ def test_an_error_that_stops_the_run_does_not_show_the_token(
             list(luma.fetch(str(number) for number in range(20)))
     assert_hidden(shown(caught.value))
     assert_hidden(caplog.text)
+
+
+@pytest.mark.parametrize("status", [400, 502])
+def test_a_link_in_an_error_is_shown_without_its_signature(status: int) -> None:
+    signature = "X-Amz-Signature=0123456789abcdef"
+    body = json.dumps({"download_url": f"https://me:s3cret@store.example/v.mp4?{signature}"}).encode()
+    with ProviderServer() as provider:
+        provider.outage = Answer(status, {}, body)
+        settings: dict[str, Any] = {"unavailable_after": 2, "unavailable_seconds": 0.0}
+        with LumaClient(token="t" * 20, base_url=provider.base_url, **settings) as luma:
+            if status == 502:
+                with pytest.raises(ProviderUnavailableError, match=r"store\.example/v\.mp4") as caught:
+                    list(luma.fetch(["a", "b", "c"]))
+                seen = shown(caught.value)
+            else:
+                seen = luma.fetch_one("a").error_message or ""
+    assert "store.example/v.mp4" in seen
+    assert "0123456789" not in seen
+    assert "s3cret" not in seen
 
 
 WIRES = {
