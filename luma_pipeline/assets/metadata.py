@@ -55,7 +55,6 @@ def generations_metadata(report: GenerationsReport) -> Metadata:
         "kept": report.kept,
         "resumed": report.resumed,
         "unreadable_checkpoints": report.unreadable_checkpoints,
-        "unreadable_checkpoints": report.unreadable_checkpoints,
         "requests": report.requests,
         "retries": report.retries,
         "throttled": report.throttled,

@@ -439,6 +439,20 @@ def test_an_object_that_is_gone_is_brought_back_by_the_next_run(world: World) ->
     assert key in world.objects()
 
 
+def test_tasks_that_vanish_from_the_source_take_no_rows_with_them_unasked(world: World) -> None:
+    some_tasks(world)
+    assert world.run(DAY).success
+    before = {name: world.rows(name) for name in ASSETS}
+    engine = sa.create_engine(world.source_url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM generations")
+    engine.dispose()
+    result = world.run(DAY)
+    assert not result.success
+    assert "allow_empty" in failure(result)
+    assert {name: world.rows(name) for name in ASSETS} == before
+
+
 def test_a_large_partition_is_written_in_the_order_of_its_tasks(world: World) -> None:
     count = 2_300
     ids = [f"task-{number:05}" for number in range(count)]

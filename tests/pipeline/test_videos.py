@@ -584,8 +584,6 @@ def test_the_place_of_the_videos_is_a_link_where_there_is_a_page_to_open(
     assert videos_metadata(VideosReport(), location)["s3_location"].value == expected
 
 
-def test_tasks_that_have_left_the_source_are_counted() -> None:
-    report = GenerationsReport()
-    assert generations_metadata(report)["no_longer_in_source"] == 0
-    report.dropped = 3
-    assert generations_metadata(report)["no_longer_in_source"] == 3
+def test_tasks_that_have_left_the_source_and_answers_that_were_lost_are_counted() -> None:
+    shown = generations_metadata(GenerationsReport(dropped=3, unreadable_checkpoints=2))
+    assert (shown["no_longer_in_source"], shown["unreadable_checkpoints"]) == (3, 2)
