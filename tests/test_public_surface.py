@@ -17,6 +17,7 @@ PUBLIC = {
         "Flattened",
     "LinkUnavailableError",
         "GENERATIONS_SCHEMA",
+        "LinkUnavailableError",
         "LumaClient",
         "LumaError",
         "Outcome",
