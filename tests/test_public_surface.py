@@ -15,7 +15,6 @@ PUBLIC = {
         "Drift",
         "FINAL_STATES",
         "Flattened",
-    "LinkUnavailableError",
         "GENERATIONS_SCHEMA",
         "LinkUnavailableError",
         "LumaClient",

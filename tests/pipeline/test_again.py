@@ -203,7 +203,8 @@ def test_rows_without_a_time_are_told_of(world: World) -> None:
     world.submit(("timeless", None), known=False)  # type: ignore[arg-type]
     result = world.run(DAY)
     entries = world.instance.all_logs(result.run_id)
-    assert any("1 rows of generations have no submitted_at" in entry.user_message for entry in entries)
+    said = "rows of generations that are in no partition of now: 1 without a time"
+    assert any(said in entry.user_message for entry in entries)
     assert list(states(world)) == ["a"]
 
 
