@@ -89,7 +89,7 @@ def test_a_resource_with_a_secret_as_text_is_made_and_closed_by_the_run(
     @dg.op
     def look(luma_source: SourceTable, luma_provider: LumaProvider) -> None:
         with pytest.raises(SourceTableError, match="no table 'generations'"):
-            luma_source.rows_without_time()
+            luma_source.rows_outside()
         seen.update(source=luma_source, provider=luma_provider, engine=luma_source._engine)
 
     @dg.job(resource_defs=dict(component.definitions().resources or {}))

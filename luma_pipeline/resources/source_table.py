@@ -140,13 +140,9 @@ class SourceTable(dg.ConfigurableResource):  # type: ignore[type-arg]
 
         Raises:
             SourceTableError: As `read`, and where the database cannot be reached.
+            SourceUnavailableError: The database was locked or too busy.
         """
         return self._ready().rows_outside()
-
-    def rows_without_time(self) -> int:
-        """How many rows have no time, or none that can be read, and therefore are in no partition."""
-        outside = self.rows_outside()
-        return outside.without_time + outside.unreadable
 
     def teardown_after_execution(self, context: dg.InitResourceContext) -> None:  # noqa: ARG002 - Dagster's signature
         """Close the pool of connections."""

@@ -85,7 +85,7 @@ def test_a_condition_may_hold_colons_percent_signs_and_comments(
     database.run("INSERT INTO generations SELECT 'timeless', NULL, kind FROM generations")
     source = SourceTable(url=database.url, table="generations", where=condition)
     # The row of another day has the kind of "plain".
-    assert source.rows_without_time() == len(expected) + ("plain" in expected)
+    assert source.rows_outside().without_time == len(expected) + ("plain" in expected)
     source.close()
 
 

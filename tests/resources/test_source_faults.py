@@ -93,7 +93,7 @@ def locked(tmp_path: Path) -> Iterator[tuple[SourceTable, sqlite3.Connection]]:
 
 def test_a_locked_database_is_not_taken_for_a_wrong_setting(locked: tuple[SourceTable, sqlite3.Connection]) -> None:
     source, other = locked
-    for read in (lambda: source.read(START, END), source.rows_without_time):
+    for read in (lambda: source.read(START, END), source.rows_outside):
         with pytest.raises(SourceUnavailableError, match="locked"):
             read()
     other.execute("COMMIT")

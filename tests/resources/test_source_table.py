@@ -176,7 +176,7 @@ def test_blank_and_repeated_ids_are_counted(url: str) -> None:
     tasks = source.read(START, END)
     assert (len(tasks.table), tasks.source_rows, tasks.blank_ids, tasks.repeated_ids) == (3, 7, 3, 1)
     assert tasks.table["submitted_at"].to_pylist()[0] == INSIDE[0]
-    assert source.rows_without_time() == 1
+    assert source.rows_outside() == RowsOutside(without_time=1)
     source.close()
 
 
@@ -210,9 +210,6 @@ def test_rows_in_no_partition_are_counted_by_their_reason(url: str) -> None:
     assert found.example in UNREADABLE
     for words in ("2 without a time", "12 with a time that cannot be read", "5 before LUMA_PARTITIONS_START", "2 more"):
         assert words in str(found)
-    source = SourceTable(url=url, table="generations")
-    assert source.rows_without_time() == 2 + len(UNREADABLE)
-    source.close()
 
 
 KINDS: list[tuple[str, Callable[[datetime], Any], str]] = [
