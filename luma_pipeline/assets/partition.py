@@ -128,7 +128,7 @@ class PartitionWork:
                 generations_file,
                 self.dataset.checkpoints(GENERATIONS, partition.folder),
                 self.client,
-                self.resolve,
+                self._policy(tasks_report),
                 self._on_answer(len(tasks), videos),
             )
             faults = row_faults(tasks["task_id"].combine_chunks(), generations_file)
@@ -179,9 +179,13 @@ class PartitionWork:
         file = self.dataset.partition(TASKS, partition.folder)
         table, report = read_tasks(self.source, partition.start, partition.end, None)
         for dataset in (TASKS, GENERATIONS):
-            refuse_to_empty(table, self.dataset.partition(dataset, partition.folder), self.resolve)
+            refuse_to_empty(table, self.dataset.partition(dataset, partition.folder), self._policy(report))
         written = file.replace(table.schema, [table], table.schema.names)
         return table, replace(report, written=written)
+
+    def _policy(self, tasks: TasksReport | None) -> ResolvePolicy:
+        """Where the source has rows, all of whose tasks are an earlier partition's, nothing is lost by emptying."""
+        return replace(self.resolve, allow_empty=True) if tasks is not None and tasks.source_rows else self.resolve
 
     def _stored_tasks(self, partition: Partition) -> pa.Table:
         self._require(TASKS, partition)

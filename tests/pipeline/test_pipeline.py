@@ -439,6 +439,15 @@ def test_an_object_that_is_gone_is_brought_back_by_the_next_run(world: World) ->
     assert key in world.objects()
 
 
+def test_a_task_that_turns_out_to_be_an_earlier_partitions_leaves_the_later_one(world: World) -> None:
+    world.submit(("a", f"{DAY}T01:00:00Z"))
+    assert world.run(DAY).success
+    world.submit(("a", "2024-12-20T01:00:00Z"))
+    assert world.run("2024-12-20", DAY).success
+    assert [row["task_id"] for row in world.rows("luma_tasks")] == ["a"]
+    assert [row["task_id"] for row in world.rows("luma_generations")] == ["a"]
+
+
 def test_tasks_that_vanish_from_the_source_take_no_rows_with_them_unasked(world: World) -> None:
     some_tasks(world)
     assert world.run(DAY).success
