@@ -2,7 +2,7 @@
 
 Columns are built one at a time over all rows. A column whose values all have the type on the provider's page goes to
 Arrow as it is; only a column that holds something else is looked at value by value. That is where the speed comes
-from, and why one odd answer costs nothing but its own column's second look.
+from, and why one odd answer costs nothing but its own column's second look. What an answer says twice is read once.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from itertools import repeat
 from operator import itemgetter
 from typing import Any
 
@@ -63,71 +64,101 @@ def to_table(outcomes: Iterable[Outcome], submitted_at: Sequence[datetime | None
 def flatten(outcomes: Iterable[Outcome], submitted_at: Sequence[datetime | None] | None = None) -> Flattened:
     """As `to_table`, with the drift."""
     rows = list(outcomes)
-    answers = [row.generation if isinstance(row.generation, dict) else _OBJECTS[()].missing for row in rows]
-    note = _DriftNotes([row.task_id for row in rows])
+    task_ids = [row.task_id for row in rows]
     columns: dict[str, pa.Array] = {
-        "task_id": _text_array([row.task_id for row in rows]),
-        "submitted_at": pa.array(submitted_at if submitted_at is not None else [None] * len(rows), TIMESTAMP),
-        "outcome": pa.array([row.kind.value for row in rows], pa.string()),
+        "task_id": _text_array(task_ids),
+        "submitted_at": pa.nulls(len(rows), TIMESTAMP) if submitted_at is None else pa.array(submitted_at, TIMESTAMP),
+        "outcome": pa.array([row.kind for row in rows], pa.string()),
         "http_status": pa.array([row.http_status for row in rows], pa.int32()),
         "error_code": _text_array([row.error_code for row in rows]),
         "error_message": _text_array([row.error_message for row in rows]),
         "attempts": pa.array([row.attempts for row in rows], pa.int32()),
-        "polled_at": pa.array([row.polled_at for row in rows], TIMESTAMP),
+        "polled_at": _time_array([row.polled_at for row in rows]),
         "raw_response": _text_array([row.raw_response for row in rows], pa.large_string()),
     }
-    for field, values in _leaves(answers, note):
-        columns[field.name] = _column(values, field, note)
-    table = pa.Table.from_arrays([columns[name] for name in GENERATIONS_SCHEMA.names], schema=GENERATIONS_SCHEMA)
+    note = _DriftNotes(task_ids)
+    answers = [row.generation if isinstance(row.generation, dict) else None for row in rows]
+    _Reading(columns, note).read(_ANSWER, answers)
+    table = pa.Table.from_arrays([columns[name] for name in _NAMES], schema=GENERATIONS_SCHEMA)
     return Flattened(table, note.drift())
 
 
-def _paths() -> list[_Path]:
-    """Paths of every object on the page, parents first."""
-    found: dict[_Path, None] = {(): None}
-    for field in FIELDS:
-        for depth in range(1, len(field.path)):
-            found.setdefault(field.path[:depth], None)
-    return sorted(found, key=len)
+_NAMES: list[str] = GENERATIONS_SCHEMA.names
+_REPEATING = "artifact"
+"""The object that says again what stands beside it: `artifact.video` is `video` once more, and so on."""
 
 
 class _Object:
     """An object on the page: the keys it has there, those with a typed column first, then those of objects in it."""
 
-    def __init__(self, path: _Path, paths: Sequence[_Path]) -> None:
+    def __init__(self, path: _Path) -> None:
+        depth = len(path)
+        inside = [field for field in FIELDS if field.path[:depth] == path]
+        children = dict.fromkeys(field.path[: depth + 1] for field in inside if len(field.path) > depth + 1)
         self.path = path
-        self.fields = [field for field in FIELDS if field.path[:-1] == path]
-        self.children = [child for child in paths if child and child[:-1] == path]
-        self.keys = tuple([field.path[-1] for field in self.fields] + [child[-1] for child in self.children])
+        self.fields = [field for field in inside if len(field.path) == depth + 1]
+        # What repeats others first: each of those is compared as soon as it is read, still in the processor's cache.
+        self.children = [_Object(child) for child in sorted(children, key=lambda child: child != (_REPEATING,))]
+        self.repeats = path[1:] if path[:-1] == (_REPEATING,) else None
+        self.columns = [field.name for field in inside]
+        self.numbers = [field.name for field in inside if field.type in (pa.int64(), pa.float64())]
+        self.keys = tuple([field.path[-1] for field in self.fields] + [child.path[-1] for child in self.children])
         self.known = frozenset(self.keys)
         self.missing: dict[str, Any] = dict.fromkeys(self.keys)
-        # A key at a time: a tuple for every row would keep the garbage collector busy for longer than all the rest.
+        # A key at a time: a tuple for every row costs more than it saves.
         self.getters = [itemgetter(key) for key in self.keys]
 
 
-_PATHS = _paths()
-_OBJECTS = {path: _Object(path, _PATHS) for path in _PATHS}
+_ANSWER = _Object(())
 
 
-def _leaves(answers: _Values, note: _DriftNotes) -> Iterator[tuple[Field, _Values]]:
-    """Every field of the page with its value in each row; None where it, or an object on the way to it, is missing."""
-    found: dict[_Path, _Values] = {(): answers}
-    for path, page in _OBJECTS.items():
-        rows = found.pop(path)
-        if set(map(type, rows)) != {dict}:
-            note.wrong_types(path, rows, dict)
-            rows = [value if type(value) is dict else page.missing for value in rows]
-        try:
-            values = [list(map(getter, rows)) for getter in page.getters]
-            complete = True
-        except KeyError:
-            values = [[row.get(key) for row in rows] for key in page.keys]
-            complete = False
-        # A row with every key of the page and no more of them has no unknown one.
-        if not complete or max(map(len, rows), default=0) > len(page.keys):
-            _note_unknown(page, rows, note)
-        yield from zip(page.fields, values, strict=False)
-        found.update(zip(page.children, values[len(page.fields) :], strict=True))
+class _Reading:
+    """Answers on their way into `columns`, an object of the page at a time."""
+
+    def __init__(self, columns: dict[str, pa.Array], note: _DriftNotes) -> None:
+        self._columns = columns
+        self._note = note
+        self._repeats: dict[_Path, tuple[_Object, _Values]] = {}
+
+    def read(self, page: _Object, rows: _Values) -> None:
+        """Make the columns of an object and of those in it. `rows` has the object in each row."""
+        drift_before = self._note.total()
+        values = _values(page, rows, self._note)
+        for field, column in zip(page.fields, values, strict=False):
+            self._columns[field.name] = _column(column, field, self._note)
+        for child, its_rows in zip(page.children, values[len(page.fields) :], strict=True):
+            if child.repeats:
+                self._repeats[child.repeats] = child, its_rows
+            else:
+                self.read(child, its_rows)
+        if page.path in self._repeats:
+            again, its_rows = self._repeats.pop(page.path)
+            # Compared only where all is as on the page: anything else may be nested too deep for that.
+            if self._note.total() == drift_before and its_rows == rows and not self._may_equal_booleans(page):
+                self._columns |= {f"{_REPEATING}_{name}": self._columns[name] for name in page.columns}
+            else:
+                self.read(again, its_rows)
+
+    def _may_equal_booleans(self, page: _Object) -> bool:
+        """Whether an equal object may have true or false for a number: to Python they equal 1 and 0."""
+        lowest = [pc.min(self._columns[name]).as_py() for name in page.numbers]
+        return any(number is not None and number <= 1 for number in lowest)
+
+
+def _values(page: _Object, rows: _Values, note: _DriftNotes) -> list[_Values]:
+    """For each key of an object its value in every row; None where it, or the object, is missing."""
+    try:
+        values = [list(map(getter, rows)) for getter in page.getters]
+        if sum(map(len, rows)) == len(page.keys) * len(rows):
+            return values  # every row has each key of the page, and no more of them
+    except (KeyError, TypeError):  # in some row a key is missing, or there is no object
+        if rows.count(None) == len(rows):
+            return [rows] * len(page.keys)
+        note.no_objects(page.path, rows)
+        rows = [row if isinstance(row, dict) else page.missing for row in rows]
+        values = [list(map(dict.get, rows, repeat(key))) for key in page.keys]
+    _note_unknown(page, rows, note)
+    return values
 
 
 def _note_unknown(page: _Object, rows: _Values, note: _DriftNotes) -> None:
@@ -149,14 +180,17 @@ class _DriftNotes:
         self._counts: Counter[tuple[str, str, bool]] = Counter()
         self._examples: dict[tuple[str, str, bool], str] = {}
 
+    def total(self) -> int:
+        return self._counts.total()
+
     def add(self, path: _Path, value: object, row: int, *, unknown: bool = False) -> None:
         key = (_printable(".".join(path)), _json_type(value), unknown)
         self._counts[key] += 1
         self._examples.setdefault(key, _printable(self._task_ids[row]))
 
-    def wrong_types(self, path: _Path, values: _Values, wanted: type) -> None:
+    def no_objects(self, path: _Path, values: _Values) -> None:
         for row, value in enumerate(values):
-            if value is not None and type(value) is not wanted:
+            if value is not None and not isinstance(value, dict):
                 self.add(path, value, row)
 
     def drift(self) -> tuple[Drift, ...]:
@@ -167,20 +201,18 @@ class _DriftNotes:
 
 
 def _column(values: _Values, field: Field, note: _DriftNotes) -> pa.Array:
-    # Arrow itself refuses what is no text, but takes true and 1.5 for numbers.
-    wanted = _FAST_TYPES.get(field.type)
-    if wanted is None or wanted.issuperset(map(type, values)):
+    kind = _KIND_OF[field.name]
+    if kind.types is None or kind.types.issuperset(map(type, values)):
         try:
-            return _FAST[field.type](values)
+            return kind.fast(values)
         except (pa.ArrowException, UnicodeEncodeError, OverflowError):
             pass  # one of the values is of another type or out of range: find out which
-    read = _READERS[field.type]
     plain: _Values = []
     for row, value in enumerate(values):
         if value is None or value == "" or value == {} or value == []:
             plain.append(None)
             continue
-        result = read(value)
+        result = kind.read(value)
         if result is None and not _is_no_time(value, field):
             note.add(field.path, value, row)
         plain.append(result)
@@ -197,16 +229,24 @@ def _fast_text(values: _Values) -> pa.Array:
 
 
 def _fast_time(values: _Values) -> pa.Array:
+    missing = values.count(_NO_TIME)
+    if missing == len(values):
+        return pa.nulls(len(values), TIMESTAMP)
+    if missing:
+        values = [None if value == _NO_TIME else value for value in values]
     times = _fast_text(values).cast(TIMESTAMP)
-    times = pc.if_else(pc.equal(times, _NO_TIME), pa.scalar(None, TIMESTAMP), times)
     if pc.any(pc.less(times, _FIRST_REAL_TIME)).as_py():
         raise OverflowError
     return times
 
 
-_NO_TIME = pa.scalar(datetime(1, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
-"""The provider writes "no time" as the first moment of year 1, the zero of Go's clock."""
+_NO_TIME = "0001-01-01T00:00:00Z"
+"""The provider writes "no time" as the zero of Go's clock."""
 _FIRST_REAL_TIME = pa.scalar(datetime(2, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
+
+
+def _fast_integer(values: _Values) -> pa.Array:
+    return pa.array(values, pa.int64())
 
 
 def _fast_float(values: _Values) -> pa.Array:
@@ -214,18 +254,6 @@ def _fast_float(values: _Values) -> pa.Array:
     if pc.all(pc.is_finite(numbers)).as_py() is False:
         raise OverflowError
     return numbers
-
-
-_FAST: dict[pa.DataType, Callable[[_Values], pa.Array]] = {
-    pa.string(): _fast_text,
-    pa.int64(): lambda values: pa.array(values, pa.int64()),
-    pa.float64(): _fast_float,
-    TIMESTAMP: _fast_time,
-}
-_FAST_TYPES: dict[pa.DataType, frozenset[type]] = {
-    pa.int64(): frozenset({int, type(None)}),
-    pa.float64(): frozenset({int, float, type(None)}),
-}
 
 
 # Value by value. None means: not of this type.
@@ -274,12 +302,27 @@ def _is_no_time(value: object, field: Field) -> bool:
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")
 _DECIMAL = re.compile(r"[+-]?[0-9]{1,40}(\.[0-9]{0,40})?([eE][+-]?[0-9]{1,3})?")
-_READERS: dict[pa.DataType, Callable[[object], Any]] = {
-    pa.string(): _read_text,
-    pa.int64(): _read_integer,
-    pa.float64(): _read_float,
-    TIMESTAMP: _read_time,
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How values become a column: all at once, which may raise, or one by one where that is not possible.
+
+    Arrow itself refuses what is no text, but takes true and 1.5 for numbers: there `types` are looked at first.
+    """
+
+    fast: Callable[[_Values], pa.Array]
+    read: Callable[[object], Any]
+    types: frozenset[type] | None = None
+
+
+_KINDS: dict[pa.DataType, _Kind] = {
+    pa.string(): _Kind(_fast_text, _read_text),
+    pa.int64(): _Kind(_fast_integer, _read_integer, frozenset({int, type(None)})),
+    pa.float64(): _Kind(_fast_float, _read_float, frozenset({int, float, type(None)})),
+    TIMESTAMP: _Kind(_fast_time, _read_time),
 }
+_KIND_OF = {field.name: _KINDS[field.type] for field in FIELDS}
 
 
 def _text_array(values: Sequence[str | None], type_: pa.DataType | None = None) -> pa.Array:
@@ -289,6 +332,17 @@ def _text_array(values: Sequence[str | None], type_: pa.DataType | None = None) 
         return pa.array(values, type_)
     except UnicodeEncodeError:
         return pa.array([None if value is None else _printable(value) for value in values], type_)
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def _time_array(times: Sequence[datetime]) -> pa.Array:
+    """An array of aware times. Arrow alone would call each one's zone, which takes four times as long."""
+    try:
+        return pa.array([time - _EPOCH for time in times], pa.duration("us")).view(TIMESTAMP)
+    except TypeError:  # a time without a zone is UTC to Arrow
+        return pa.array(times, TIMESTAMP)
 
 
 def _printable(text: str) -> str:

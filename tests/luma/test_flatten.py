@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,19 @@ def test_submitted_times_come_from_the_caller() -> None:
     assert table["submitted_at"].to_pylist() == [POLLED, None]
 
 
+@pytest.mark.parametrize(
+    "polled",
+    [
+        POLLED,
+        POLLED.astimezone(timezone(timedelta(hours=-5, minutes=-30))),
+        datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=timezone.utc),
+        datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=timezone.utc),
+    ],
+)
+def test_the_time_of_an_answer_is_kept_to_the_microsecond(polled: datetime) -> None:
+    assert to_table([Outcome("t", OutcomeKind.NOT_FOUND, polled)])["polled_at"].to_pylist() == [polled]
+
+
 anything = st.recursive(
     st.none()
     | st.booleans()
@@ -201,6 +215,32 @@ def test_a_rows_drift_does_not_depend_on_its_neighbours(bodies: list[dict[str, A
     together, alone = flatten(outcomes), [flatten([outcome]) for outcome in outcomes]
     assert together.table.equals(pa.concat_tables([part.table for part in alone]))
     assert sum(drift.count for drift in together.drift) == sum(drift.count for part in alone for drift in part.drift)
+
+
+FEW: list[Any] = [0, 1, 2, True, False, 1.0, 2.0, "2", "", None, {}, [1]]  # 1, True and 1.0 are equal to Python
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("video", "width"), ("video_raw", "duration"), ("thumbnail", "palette"), ("last_frame", "new")]
+)
+def test_what_artifact_says_again_is_read_as_if_it_alone_said_it(name: str, key: str) -> None:
+    columns = [field.name for field in FIELDS if field.path[0] == "artifact"]
+    for value, again in itertools.product(FEW, FEW):
+        artifact = {**PAGE["artifact"], name: {**PAGE[name], key: again}}
+        twice = flatten([resolved(changed(artifact=artifact, **{name: {**PAGE[name], key: value}}))])
+        once = flatten([resolved({"artifact": artifact})])
+        assert twice.table.select(columns).equals(once.table.select(columns)), (value, again)
+        assert [drift for drift in twice.drift if drift.field.startswith("artifact.")] == list(once.drift)
+
+
+def test_what_is_not_on_the_page_may_be_nested_however_deep() -> None:
+    deep: list[Any] = []
+    again: list[Any] = []
+    for _ in range(20_000):
+        deep, again = [deep], [again]
+    body = {"video": {"new": deep}, "artifact": {"video": {"new": again}}}
+    drift = flatten([Outcome("t", OutcomeKind.RESOLVED, POLLED, generation=body)]).drift
+    assert [(d.field, d.found) for d in drift] == [("artifact.video.new", "array"), ("video.new", "array")]
 
 
 DEEP = b'{"state": "completed", "new": ' + b"[" * 500 + b"]" * 500 + b"}"
