@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections import deque
 from typing import Protocol
 
 __all__ = ["AdaptivePace", "Pace", "TokenBucket"]
@@ -88,124 +88,243 @@ class TokenBucket:
         return min(1.0, self._share + self.RISE * (now - self._changed_at))
 
 
+class _Stretch:
+    """What was accepted, and when, from one refusal to the next."""
+
+    MARKS = 400
+    """Moments that are kept. Of the older half every second one is given up for new ones."""
+    APART = 0.01
+    """Seconds between two of them, at least."""
+
+    def __init__(self) -> None:
+        self.since: float | None = None
+        self.accepted = 0
+        self._last = 0.0
+        self._marks: list[tuple[float, int]] = []
+
+    def accept(self, now: float) -> None:
+        """Count an answer that was not a refusal."""
+        if self.since is None:
+            self.since = now
+        marks = self._marks
+        if not marks or now - marks[-1][0] >= self.APART:
+            marks.append((now, self.accepted))
+            if len(marks) > self.MARKS:
+                marks[: self.MARKS // 2] = marks[: self.MARKS // 2 : 2]
+        self.accepted += 1
+        self._last = now
+
+    def seconds(self, now: float) -> float:
+        """Since the first answer."""
+        return 0.0 if self.since is None else now - self.since
+
+    def drained(self, rate: float) -> float:
+        """The most that a bucket of `rate` tokens a second ever lacked while it let all this through."""
+        lacking = most = 0.0
+        at, counted = self.since or 0.0, 0
+        for mark, before in [*self._marks, (self._last, self.accepted)]:
+            lacking = max(0.0, lacking + before - counted - rate * (mark - at))
+            most = max(most, lacking)
+            at, counted = mark, before
+        return most
+
+    def limit(self, burst: float) -> float:
+        """The least rate at which a bucket of `burst` tokens could have let all this through."""
+        low, high = 0.0, self.accepted / self.APART
+        while high - low > 0.001 * high and high > 0.1:
+            middle = (low + high) / 2.0
+            if self.drained(middle) > burst:
+                low = middle
+            else:
+                high = middle
+        return high
+
+
 class AdaptivePace:
-    """Finds the provider's limit: full speed until told to slow down, then a cubic approach to the limit it met.
+    """Finds the provider's limit: full speed until the first refusal, then close to what the refusals tell of it.
 
-    The rate that was accepted just before a throttle is taken as the limit. The rate falls a little below it, comes
-    back to it within seconds, stays close for most of a period and only then probes above, so that nearly all of the
-    limit is used and few requests are refused. The idea (and the name of the curve) is CUBIC's, RFC 9438, which AWS's
-    adaptive retry mode applies to request rates too.
+    A limiter is taken for a bucket of `burst` tokens that fills at `limit` tokens a second. What it let through before
+    a refusal then says how low its limit can be, the closer the longer that was; and how large its burst is, by the
+    flood before the first refusal. A window of a second is near enough to a bucket.
 
-    What got through before a throttle says little if that came within the first second, or if nothing got through at
-    all (an outage). The rate then doubles quickly from there until the next throttle, as in TCP's slow start.
+    The first refusal tells of the burst only. The rate starts anew from what was accepted and doubles until the second
+    refusal, which is measured. From then on it follows CUBIC's curve (RFC 9438) around the limit: from `doubt` below
+    it, flat where it comes near, then up to as much above it. The seconds until it is back at the limit are what a
+    refusal costs divided by the doubt: so the dearer refusals are and the better the limit is known, the rarer they
+    come, and what is lost below the limit is about as much as what they cost.
+
+    Refusals without an answer between them are one event, however many there are, and the provider is then asked at
+    lengthening intervals: a minute's quota that is used up does not use up the tasks' tries.
     """
 
-    FALL = 0.95
-    """What is left of the measured limit after a throttle."""
-    PERIOD = 12.0
-    """Seconds from a throttle until the rate is back at the measured limit, at least."""
-    PERIODS_OF_A_HOLD = 50.0
-    """The same in lengths of the hold that came with the throttle: the dearer one is, the rarer it may be."""
-    WINDOW = 2.0
-    """Seconds over which accepted requests are counted to measure the limit."""
-    DEAF = 1.0
-    """Seconds after a throttle in which further ones count as the same event: they were sent before it was known."""
-    SETTLED = 0.1
-    """How far two limits measured one after the other may differ to be believed."""
-    UNSETTLED_PERIOD = 6.0
-    """Seconds of the way back to a limit that is not believed yet."""
-    LEAST = 0.9
-    """What is left of the rate after a throttle at least, however little was counted."""
-    DOUBLING = 0.25
-    """Seconds in which the rate doubles while the limit is only a guess."""
-    CATCH_UP = TokenBucket.CATCH_UP
     FLOOR = 1.0
     """Requests per second that are always allowed, or a long outage would end the run's hope."""
+    DOUBLING = 0.5
+    """Seconds in which the rate doubles after the first refusal. In half of it too few answers come to measure by; in
+    twice of it the way up costs as much as the hold at its end."""
+    DOUBLING_AGAIN = 4.0
+    """The same once the limit has grown: most often only a little."""
+    LEAST_DOUBT = 0.015
+    """A limit that is known exactly is left by this share all the same, so that a lower one is noticed early."""
+    DOUBT = 0.25
+    """Share of the gap between the measured limit and the rate that was refused. Most of that is the burst."""
+    COST = 0.2
+    """Seconds that a refusal costs, at least. It costs its `Retry-After`, in which nothing is sent."""
+    COST_REQUESTS = 5.0
+    """The time of this many requests it costs at least: under a slow limit too, refusals stay a small share."""
+    FALL = 0.05
+    MOST_FALL = 0.25
+    AT_ONCE = 2.0
+    """What a rate below the limit loses by a refusal, as a share; twice as much each time that another one follows
+    within these seconds, and at most."""
+    SURE = 2.0
+    SURE_REQUESTS = 5.0
+    """Above the limit this many bursts and requests cannot have been saved up: the limit is higher now."""
+    LATE = 0.5
+    """Seconds after a refusal in which answers belong to what was sent before it."""
+    WAIT = 0.25
+    WAIT_SHARE = 0.1
+    LONGEST_WAIT = 10.0
+    """Seconds between requests to a provider that answers nothing but refusals, at least, as a share of the time since
+    the first of them, and at most: a request in vain costs little, but waiting on costs the whole run."""
+    IDLE = 1.0
+    """Seconds without a request after which the client has nothing to ask."""
+    CATCH_UP = TokenBucket.CATCH_UP
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._accepted: deque[float] = deque()
-        self._started = time.monotonic()
+        now = time.monotonic()
         self._limit: float | None = None
-        self._is_guess = False
-        self._throttled_at = 0.0
-        self._deaf_until = 0.0
-        self._next = self._started
-        self._resumed_at = self._started
-        self._period = self.PERIOD
-        self._is_settled = False
+        self._burst = 1.0
+        self._doubt = 1.0
+        self._fall = 0.0
+        self._is_measured = False
+        self._flood = self._stretch = _Stretch()
+        self._excess, self._counted_at = 0.0, now
+        self._refused_at: float | None = None
+        self._late_until = now
+        self._held = 0.0
+        self._since = now  # Since when the rate follows its curve: not while it is held back or idle.
+        self._doubling: float | None = None
+        self._base = 0.0
+        self._next = self._probe_at = now
+        self._catch_up = self.CATCH_UP
 
     @property
     def rate(self) -> float | None:
         """Requests per second allowed at this moment; None while no limit has been met."""
         with self._lock:
-            return None if self._limit is None else self._rate(time.monotonic())
+            return None if self._limit is None else self._rate(time.monotonic(), self._limit)
 
     def reserve(self) -> float:
         """See `Pace.reserve`."""
         with self._lock:
             now = time.monotonic()
-            place = max(self._next, now - self.CATCH_UP)
+            place = max(self._next, now - self._catch_up, self._probe_at)
             if place > now:
                 return place - now
-            if self._limit is not None:
-                self._next = place + 1.0 / self._rate(now)
+            if self._limit is None:
+                return 0.0
+            self._next = place + self._gap(now, self._limit)
             return 0.0
 
     def hold(self, seconds: float) -> None:
         """See `Pace.hold`."""
         with self._lock:
             until = time.monotonic() + seconds
-            if until > self._next:
-                self._next = self._resumed_at = until
-                self._period = max(self.PERIOD, self.PERIODS_OF_A_HOLD * seconds)
-                # Time on hold is no time in which the curve may climb.
-                self._throttled_at = max(self._throttled_at, until)
+            self._next = max(self._next, until)
+            self._late_until = max(self._late_until, until)
+            self._held = max(self._held, seconds)
 
     def accepted(self) -> None:
         """See `Pace.accepted`."""
         now = time.monotonic()
         with self._lock:
-            self._accepted.append(now)
-            self._forget(now)
+            if self._refused_at is None:
+                self._note_excess(now)
+            elif now >= self._late_until:
+                self._refused_at = None
+                self._since = self._probe_at = now
+                self._stretch = _Stretch()
+                self._excess, self._counted_at = 0.0, now
+            self._stretch.accept(now)
 
     def throttled(self) -> None:
         """See `Pace.throttled`."""
         now = time.monotonic()
         with self._lock:
-            if now < self._deaf_until:
+            if self._refused_at is not None:
                 return
-            self._deaf_until = now + self.DEAF
-            self._forget(now)
-            since = max(self._started, self._resumed_at)
-            # A second is the least base: what a server lets through as a first burst is not its rate.
-            seconds = min(self.WINDOW, max(1.0, now - since))
-            measured = sum(accepted >= since for accepted in self._accepted) / seconds
-            rate = None if self._limit is None else self._rate(now)
-            if self._limit is None or rate is None:
-                self._is_guess = now - self._started < 1.0
-            elif self._is_guess:
-                # While the rate doubles, what is counted lags behind it; the limit was passed one doubling ago.
-                measured = max(measured, rate / 2.0)
-                self._is_guess = False
+            if self._limit is None:
+                self._start(now)
             else:
-                # One odd answer, or a count that has hardly begun, must not stall the run.
-                measured = max(measured, min(self.LEAST * rate, self._limit))
-            self._is_guess = self._is_guess or not self._accepted
-            measured = max(measured, self.FLOOR)
-            self._is_settled = self._limit is not None and abs(measured / self._limit - 1.0) < self.SETTLED
-            self._limit = measured
-            self._throttled_at = max(now, self._resumed_at)
+                self._learn(now, self._limit, self._rate(now, self._limit))
+            self._refused_at = now
+            self._late_until = now + self.LATE
+            self._held = 0.0
 
-    def _forget(self, now: float) -> None:
-        while self._accepted and self._accepted[0] < now - self.WINDOW:
-            self._accepted.popleft()
+    def _start(self, now: float) -> None:
+        """Take what was accepted before the first refusal for a second's worth."""
+        self._limit = self._base = max(self.FLOOR, self._stretch.accepted / max(1.0, self._stretch.seconds(now)))
+        self._doubling = self.DOUBLING
+        self._catch_up = 0.0  # A limiter without a burst refuses who catches up: not before that is known.
 
-    def _rate(self, at: float) -> float:
-        assert self._limit is not None  # noqa: S101 - called only once a limit is known
-        seconds = max(0.0, at - self._throttled_at)
-        if self._is_guess:
-            growth: float = 2.0 ** min(seconds / self.DOUBLING, 20.0)
-            return self._limit * growth
-        x = seconds / (self._period if self._is_settled else self.UNSETTLED_PERIOD) - 1.0
-        return max(self.FLOOR, self._limit * (1.0 + (1.0 - self.FALL) * x**3))
+    def _learn(self, now: float, limit: float, rate: float) -> None:
+        """Measure the limit and the burst by the stretch that a refusal at `rate` ended."""
+        stretch = self._stretch
+        if not self._is_measured:
+            # The flood tells the burst once the limit is known, and the stretch tells that by the burst.
+            self._burst = float(self._flood.accepted)
+            for _ in range(2):
+                self._burst = self._burst_of(self._flood, stretch.limit(self._burst))
+        elif rate < limit:
+            # The limit is too high, most often since the burst was taken for too small.
+            self._burst = max(self._burst, self._burst_of(self._flood, rate))
+        least = min(rate, stretch.limit(self._burst))
+        if rate < limit:
+            is_at_once = self._fall > 0.0 and stretch.seconds(now) < self.AT_ONCE
+            self._fall = min(self.MOST_FALL, 2.0 * self._fall) if is_at_once else self.FALL
+            self._limit = max(self.FLOOR, least, rate * (1.0 - self._fall))
+        else:
+            self._fall = 0.0
+            self._limit = max(least, limit)
+            if self._is_measured and least < limit:
+                self._burst = min(self._burst, self._burst_of(stretch, limit))
+        self._doubt = min(1.0, max(self.LEAST_DOUBT, self.DOUBT * (rate / self._limit - 1.0)))
+        self._doubling, self._is_measured = None, True
+        self._catch_up = min(self.CATCH_UP, (self._burst - 1.0) / self._limit)
+
+    @staticmethod
+    def _burst_of(stretch: _Stretch, limit: float) -> float:
+        return max(1.0, float(round(stretch.drained(limit))))
+
+    def _note_excess(self, now: float) -> None:
+        """Count what is accepted above the limit, and double the rate when it is too much for a burst."""
+        if self._limit is None or self._doubling is not None:
+            return
+        self._excess = max(0.0, self._excess - self._limit * (now - self._counted_at)) + 1.0
+        self._counted_at = now
+        if self._excess > self.SURE * self._burst + self.SURE_REQUESTS:
+            self._base, self._since, self._doubling = self._rate(now, self._limit), now, self.DOUBLING_AGAIN
+
+    def _gap(self, now: float, limit: float) -> float:
+        """Seconds from a place that is taken now to the next one."""
+        if self._refused_at is None and now - self._next > self.IDLE:
+            self._since = min(now, self._since + now - self._next)
+        rate = self._rate(now, limit)
+        if self._refused_at is not None and now >= self._late_until:
+            wait = self.WAIT_SHARE * (now - self._refused_at)
+            self._probe_at = now + min(max(self.WAIT, wait), self.LONGEST_WAIT)
+        if self._refused_at is not None or self._doubling is None:
+            return 1.0 / rate
+        # The rate doubles while the next place is waited for, too.
+        e_fold = self._doubling / math.log(2.0)
+        return e_fold * math.log1p(1.0 / (rate * e_fold))
+
+    def _rate(self, at: float, limit: float) -> float:
+        seconds = max(0.0, at - self._since) if self._refused_at is None else 0.0
+        if self._doubling is not None:
+            return self._base * float(2.0 ** min(seconds / self._doubling, 20.0))
+        cost = max(self._held, self.COST, self.COST_REQUESTS / limit)
+        curve = min(1.0, (seconds * self._doubt / cost - 1.0) ** 3)
+        return max(self.FLOOR, limit * (1.0 + self._doubt * curve))
