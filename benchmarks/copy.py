@@ -36,6 +36,8 @@ _BUCKET = "videos"
 _MB = 1_000_000
 _TIMES = "\u00d7"
 _SAMPLE_SECONDS = 0.1
+_LIMITS_MB = (20, 5)
+_LIMITED_ROUNDS = 3
 # requests joins a body from its chunks, so that for a moment both are there.
 _NAIVE_COPIES_IN_MEMORY = 2
 
@@ -414,6 +416,17 @@ def compare(arguments: argparse.Namespace) -> Iterator[list[str]]:
             make_files(many, files)
             entries = [("ours", 16), ("rclone copyurl", 16)]
             lines += ["", f"{many.title}, 16 at once, once each:", "", *table(many, entries, 1, url, root)]
+            yield lines
+        entries = [("ours", parallel), ("rclone copyurl", parallel)]
+        for megabytes in _LIMITS_MB:
+            with file_server(files, root / f"nginx-{megabytes}", bytes_per_second=megabytes * _MB) as url:
+                lines += [
+                    "",
+                    f"{small.title} from a host that gives each connection {megabytes} MB/s, median of "
+                    f"{_LIMITED_ROUNDS} rounds in turn:",
+                    "",
+                    *table(small, entries, _LIMITED_ROUNDS, url, root),
+                ]
     yield lines
 
 

@@ -15,12 +15,15 @@ from pathlib import Path
 from luma_pipeline.sandbox.s3 import ObjectStore
 
 _START_SECONDS = 20.0
+_VOLUME_SIZE_MB = 16 * 1024
+"""Larger than any set: the store makes others wait a second when it begins a new volume, and nobody is to pay for that
+by chance."""
 
 _NGINX_CONFIG = """
 worker_processes 1; daemon off; pid {work}/pid; error_log {work}/log;
 events {{ worker_connections 1024; }}
 http {{
-  access_log off; sendfile on; keepalive_requests 100000000;
+  access_log off; sendfile on; {limit} keepalive_requests 100000000;
   client_body_temp_path {work}/body; proxy_temp_path {work}/proxy; fastcgi_temp_path {work}/fastcgi;
   uwsgi_temp_path {work}/uwsgi; scgi_temp_path {work}/scgi;
   types {{ video/mp4 mp4; }}
@@ -30,8 +33,10 @@ http {{
 
 
 @contextlib.contextmanager
-def file_server(root: Path, work: Path) -> Iterator[str]:
+def file_server(root: Path, work: Path, *, bytes_per_second: int = 0) -> Iterator[str]:
     """nginx with one worker over the files of `root`, its own files in `work`; yields its URL.
+
+    `bytes_per_second` limits each connection; zero does not.
 
     Raises SystemExit where nginx is not installed, RuntimeError when it does not come up.
     """
@@ -46,7 +51,8 @@ def file_server(root: Path, work: Path) -> Iterator[str]:
     for directory in (root, root.parent):
         directory.chmod(0o755)
     config = work / "nginx.conf"
-    config.write_text(_NGINX_CONFIG.format(work=work, root=root, port=port))
+    limit = f"limit_rate {bytes_per_second};" if bytes_per_second else ""
+    config.write_text(_NGINX_CONFIG.format(work=work, root=root, port=port, limit=limit))
     process = subprocess.Popen([nginx, "-c", str(config)], stderr=subprocess.DEVNULL)
     try:
         _wait_until_up(process, port)
@@ -74,7 +80,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
 def empty_store(directory: Path, bucket: str) -> Iterator[ObjectStore]:
     """SeaweedFS with one bucket that has taken its first write; its data are removed at the end."""
     try:
-        with ObjectStore(directory) as store:
+        with ObjectStore(directory, volume_size_mb=_VOLUME_SIZE_MB) as store:
             store.create_bucket(bucket)
             client = store.client()
             # The first write makes the bucket's volumes, which no rival is to pay for.

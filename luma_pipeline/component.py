@@ -100,7 +100,7 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         description="Which of a video's links is taken first: download_url, url, or unwatermarked, for which the "
         "gateway is asked by a request of its own.",
     )
-    copy_workers: _Count = Field(default=8, description="Artifacts copied at the same time.")
+    copy_workers: _Count = Field(default=8, description="Artifacts fetched at the same time.")
     copy_max_seconds: _Positive = Field(default=3600.0, description="Seconds for one artifact as a whole.")
     allowed_media_hosts: list[str] = Field(default=[], description="Hosts to copy from; empty: any public host.")
     allow_private_media: bool = Field(default=False, description="Copy from private addresses too: for the sandbox.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -71,6 +72,8 @@ class ArtifactCopy:
         self._request = request
         self.known = request.known
         link = Link((request.source_url or "").strip(), refresh, request.better_link)
+        self.waited = 0.0
+        """Seconds in which it waited for its turn to be fetched."""
         self.download = Download(tools.transport, link, tools.limits, tools.stopping)
 
     def run(self) -> PlacedObject:
@@ -152,7 +155,9 @@ class ArtifactCopy:
         def begin(media_type: MediaType) -> Upload:
             return self._bucket.start_upload(key(media_type), media_type.content_type, label())
 
+        asked = time.monotonic()
         with Intake(self.download, request.artifact, tools.buffers, tools.uploader, begin) as intake:
+            self.waited += time.monotonic() - asked
             arrived = intake.take()
             published = self._publish(key(arrived.media_type), arrived, label(arrived.sha256), found)
             intake.is_completed = published.status is CopyStatus.COPIED

@@ -1,4 +1,4 @@
-"""The memory of a copier: one buffer of a part's size for each thread, and a few to spare for parallel parts."""
+"""The memory of a copier: a buffer of a part's size for each artifact that is fetched, and a few to spare."""
 
 from __future__ import annotations
 
@@ -8,40 +8,43 @@ from collections import deque
 
 
 class BufferPool:
-    """Hands out buffers of `size` bytes. A thread always has its own, so that none waits for another's memory."""
+    """Hands out buffers of `size` bytes: `own` to fetch artifacts into, and up to `spare` more.
 
-    def __init__(self, size: int, spare: int) -> None:
+    Whoever holds an own buffer never waits for another's memory. Spare ones are for further parts of an upload, and for
+    small artifacts that are being written while the next ones are fetched.
+    """
+
+    def __init__(self, size: int, own: int, spare: int) -> None:
         self.size = size
-        self._local = threading.local()
-        self._lock = threading.Lock()
+        self._own = threading.Semaphore(own)
+        self._spare = threading.Semaphore(spare)
         self._idle: deque[bytearray] = deque()
-        self._unmade = spare
 
-    def own(self) -> bytearray:
-        """This thread's buffer; it is its last taker's until `give_back`, whoever that is."""
-        buffer: bytearray | None = getattr(self._local, "buffer", None)
-        self._local.buffer = None
-        return bytearray(self.size) if buffer is None else buffer
+    def take(self) -> bytearray:
+        """An own buffer; waits until one is free."""
+        self._own.acquire()
+        return self._buffer()
 
-    def keep_own(self, buffer: bytearray) -> None:
-        """Take this thread's buffer back."""
-        self._local.buffer = self._whole(buffer)
+    def give(self, buffer: bytearray) -> None:
+        """Take an own buffer back."""
+        self._idle.append(self._whole(buffer))
+        self._own.release()
 
     def take_spare(self) -> bytearray | None:
         """A spare buffer, if one is left."""
-        with self._lock:
-            if self._idle:
-                return self._idle.pop()
-            if not self._unmade:
-                return None
-            self._unmade -= 1
-        return bytearray(self.size)
+        return self._buffer() if self._spare.acquire(blocking=False) else None
 
     def give_spare(self, buffer: bytearray) -> None:
         """Take a spare buffer back."""
-        whole = self._whole(buffer)
-        with self._lock:
-            self._idle.append(whole)
+        self._idle.append(self._whole(buffer))
+        self._spare.release()
+
+    def make_spare(self) -> bool:
+        """Let an own buffer count as a spare one, so that somebody else may take an own; False if none is left."""
+        is_left = self._spare.acquire(blocking=False)
+        if is_left:
+            self._own.release()
+        return is_left
 
     def body(self, buffer: bytearray, filled: int) -> bytearray:
         """The first `filled` bytes as a body that botocore takes without copying: it knows no memoryview."""
@@ -53,6 +56,12 @@ class BufferPool:
                 del buffer[filled:]
                 return buffer
         return buffer[:filled]
+
+    def _buffer(self) -> bytearray:
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return bytearray(self.size)
 
     def _whole(self, buffer: bytearray) -> bytearray:
         if len(buffer) < self.size:

@@ -33,6 +33,9 @@ MIB = 1024 * 1024
 GIB = 1024 * MIB
 
 _MOST_SPARE_BUFFERS = 8
+# Small artifacts that are written while others are fetched in their place. Where hosts are slow it is a sixth more
+# MB/s; with more of them the store's work of a busy machine costs more than is won.
+_MOST_WRITTEN_BESIDE = 4
 # So many requests for each worker wait at most; more would only grow old, and their links with them.
 _SUBMITTED_PER_WORKER = 4
 # So many failures of the store with no success between them are not the artifacts' fault.
@@ -42,7 +45,8 @@ _STORE_FAILURES_BEFORE_STOP = 16
 class MediaCopier:
     """Copies artifacts from media hosts into one bucket, in threads of its own; to be used in a `with` block.
 
-    Memory: `part_size_bytes` for each worker, and for up to 8 parts more, whatever the size of a file.
+    Memory: `part_size_bytes` for each worker, and for up to 8 parts more, whatever the size of a file. As many
+    artifacts are fetched at once as there are workers, while up to 4 small ones that have come are being written.
 
     bucket, prefix, key_template: where objects go; the template knows `{task_id}`, `{artifact}`, and at its end
         `{extension}`.
@@ -107,14 +111,15 @@ class MediaCopier:
         )
         guard = Guard(allowed_media_hosts, allow_private_addresses=allow_private_addresses)
         spare = min(max_workers, _MOST_SPARE_BUFFERS)
+        threads = max_workers + min(max_workers, _MOST_WRITTEN_BESIDE)
         self._owns_client = s3_client is None
-        client = s3_client or make_client(max_connections=2 * max_workers + spare, timeouts=(10.0, 60.0))
+        client = s3_client or make_client(max_connections=threads + max_workers + spare, timeouts=(10.0, 60.0))
         settings = ObjectSettings(server_side_encryption, sse_kms_key_id, storage_class, acl, dict(tags or {}))
         self._stopping = threading.Event()
         self._bucket = Bucket(client, bucket, settings, self._stopping)
         self._presence = Presence(self._bucket, self._template)
         self._transport = Transport(guard, (connect_timeout, read_timeout), max_workers, self._stopping)
-        self._workers = ThreadPoolExecutor(max_workers, thread_name_prefix="media-copy")
+        self._workers = ThreadPoolExecutor(threads, thread_name_prefix="media-copy")
         self._uploader = ThreadPoolExecutor(max_workers + spare, thread_name_prefix="media-part")
         self._tools = CopyTools(
             self._bucket,
@@ -122,7 +127,7 @@ class MediaCopier:
             self._presence,
             self._transport,
             limits,
-            BufferPool(part_size_bytes, spare),
+            BufferPool(part_size_bytes, max_workers, spare),
             self._uploader,
             self._stopping,
             overwrite,
@@ -275,7 +280,7 @@ class MediaCopier:
         self._watch_store(outcome)
         with self._changed:
             self.bytes_downloaded += copy.download.bytes_downloaded
-        return self._result(request, outcome, time.monotonic() - started, copy)
+        return self._result(request, outcome, time.monotonic() - started - copy.waited, copy)
 
     # -- results ----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import math
 import random
 import re
 import ssl
@@ -74,7 +75,7 @@ class Download:
         self._stopping = stopping
         self._response: Response | None = None
         self._validator = ""
-        self._deadline = time.monotonic() + limits.max_seconds
+        self._deadline = math.inf  # Set at the first byte: what waits for its turn has not begun.
         self._window_bytes = 0
         self._window_seconds = 0.0
         self.position = 0
@@ -85,6 +86,8 @@ class Download:
 
     def readinto(self, view: memoryview) -> int:
         """Put the next bytes at the start of `view`; 0 at the end of the whole artifact."""
+        if self._deadline == math.inf:
+            self._deadline = time.monotonic() + self._limits.max_seconds
         while not self.at_end:
             self._check_time()
             try:

@@ -37,7 +37,11 @@ class Arrived:
 
 
 class Intake:
-    """Takes in one artifact, once. `take` gives it whole; leaving the `with` block aborts what was not completed."""
+    """Takes in one artifact, once. `take` gives it whole; leaving the `with` block aborts what was not completed.
+
+    So many are taken in at once as the pool has own buffers; a small one that has come makes room for the next while it
+    is written, as long as spare buffers are left.
+    """
 
     def __init__(
         self,
@@ -58,7 +62,8 @@ class Intake:
         self._upload: Upload | None = None
         self._in_flight: deque[tuple[Future[CompletedPartTypeDef], bytearray]] = deque()
         self._parts: list[CompletedPartTypeDef] = []
-        self._own = buffers.own()
+        self._own = buffers.take()
+        self._own_is_spare = False
         self._current: bytearray | None = self._own
         self.is_completed = False
 
@@ -75,7 +80,10 @@ class Intake:
         self._in_flight.clear()
         if self._current is not None and self._current is not self._own:
             self._buffers.give_spare(self._current)
-        self._buffers.keep_own(self._own)
+        if self._own_is_spare:
+            self._buffers.give_spare(self._own)
+        else:
+            self._buffers.give(self._own)
 
     def take(self) -> Arrived:
         """Read to the end, upload all full parts, and check the whole."""
@@ -87,6 +95,7 @@ class Intake:
             if is_last:
                 media_type = self._check_whole(buffer, filled)
                 if self._upload is None:
+                    self._own_is_spare = self._buffers.make_spare()
                     return self._arrived(media_type, self._buffers.body(buffer, filled))
             if filled:
                 self._send(buffer, filled)

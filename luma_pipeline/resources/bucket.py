@@ -18,7 +18,7 @@ class VideoBucket(dg.ConfigurableResource):  # type: ignore[type-arg]
     bucket: str = Field(description="Name of the bucket; it must exist.")
     prefix: str = Field(default="", description="Prefix of every key.")
     key_template: str = Field(default="{task_id}/{artifact}.{extension}", description="The key below the prefix.")
-    max_workers: int = Field(default=8, description="Artifacts copied at the same time.")
+    max_workers: int = Field(default=8, description="Artifacts fetched at the same time.")
     allowed_media_hosts: list[str] = Field(default=[], description="Hosts to copy from (`*.host` too); empty: any.")
     allow_private_media: bool = Field(default=False, description="Copy from private addresses too: for the sandbox.")
     max_video_bytes: int = Field(default=20 * 1024**3, description="Larger artifacts are refused.")

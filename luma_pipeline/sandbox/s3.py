@@ -37,6 +37,7 @@ REGION = "us-east-1"
 _HOST = "127.0.0.1"
 _PID_FILE = "weed.pid"
 _LOG_FILE = "weed.log"
+_MOST_MB = 64 * 1024
 # Below the ports that Linux and macOS hand to outgoing connections, so that nothing takes one between choice and use.
 _PORTS_TO_CHOOSE_FROM = range(15_000, 32_000)
 _PORT_OPTIONS = (
@@ -66,17 +67,27 @@ class ObjectStore:
     the kernel ends it too when this process dies in any way. What a killed store left running (other systems) is ended
     by the next start on the same directory. Linux and macOS.
 
+    It grows by volumes of `volume_size_mb`, to 64 GB; writes may wait a second while it makes a new one.
+
     Bucket names follow S3's rules (3 to 63 characters). Conditional writes, multipart uploads and checksums are
     SeaweedFS's own; its commands and options are those of `weed mini`, version 4.40 or later.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, port: int = 0, start_timeout_seconds: float = 30.0):
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        port: int = 0,
+        start_timeout_seconds: float = 30.0,
+        volume_size_mb: int = 256,
+    ):
         self.directory = Path(directory).resolve()
         self.access_key_id = ACCESS_KEY_ID
         self.secret_access_key = SECRET_ACCESS_KEY
         self.region = REGION
         self._wanted_port = port
         self._start_timeout_seconds = start_timeout_seconds
+        self._volume_size_mb = volume_size_mb
         self._ports: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._lock: IO[str] | None = None
@@ -231,9 +242,9 @@ class ObjectStore:
             "webdav": "false",
             "admin.ui": "false",
             "master.telemetry": "false",
-            # Volumes grow as they fill: 64 GB at most, none of it taken in advance.
-            "master.volumeSizeLimitMB": 256,
-            "volume.max": 256,
+            # None of it is taken in advance.
+            "master.volumeSizeLimitMB": self._volume_size_mb,
+            "volume.max": max(1, _MOST_MB // self._volume_size_mb),
             "volume.preStopSeconds": 0,
         }
         return [f"-{name}={value}" for name, value in options.items()]

@@ -29,6 +29,7 @@ class Answer:
     ranges: bool = True
     chunked: bool = False
     no_length: bool = False
+    pause_before: float = 0.0
     pause_between: float = 0.0
     step: int = 64 * 1024
     headers: dict[str, str] = field(default_factory=dict)
@@ -52,6 +53,9 @@ class FaultyCdn:
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[Asked] = []
+        self.most_at_once = 0
+        """The most requests whose head was not answered yet."""
+        self._at_once = 0
         self._answers: dict[str, list[Answer]] = {}
         self._lock = threading.Lock()
         self._names = itertools.count(1)
@@ -106,6 +110,11 @@ class FaultyCdn:
             self.asked.append(Asked(parts.path, parts.query, dict(handler.headers.items())))
             answers = self._answers.get(parts.path, [Answer(status=404, body=b"no", content_type="text/plain")])
             answer = answers.pop(0) if len(answers) > 1 else answers[0]
+            self._at_once += 1
+            self.most_at_once = max(self.most_at_once, self._at_once)
+        time.sleep(answer.pause_before)
+        with self._lock:
+            self._at_once -= 1
         start = self._start(handler, answer)
         body = answer.body[start:]
         length = len(body) if answer.promises is None else answer.promises - start

@@ -425,7 +425,9 @@ def test_a_permission_that_concerns_every_artifact_stops_everything(area: Area, 
         errors = [future.exception() for future in futures]
 
     assert {type(error) for error in errors} == {BucketError}
-    assert len({str(error) for error in errors}) == 1
+    assert all("AccessDenied" in str(error) for error in errors)
+    # Those that were not begun tell of what the first ones met: one is fetched and one written at a time.
+    assert len({str(error) for error in errors}) <= 2
     # Of their own: one that is raised again and again collects a traceback of all those times.
     assert len({id(error) for error in errors}) == len(errors)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
@@ -102,3 +103,44 @@ def test_one_that_waits_hears_that_the_copier_is_closed(area: Area, cdn: FaultyC
     with pytest.raises(CopyCancelled):
         copier.submit(requests[0])
     assert cdn.asked == []
+
+
+def test_a_small_one_is_written_while_the_next_is_fetched(area: Area, cdn: FaultyCdn) -> None:
+    fetched_meanwhile: list[bool] = []
+
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        if request.method == "PUT" and not fetched_meanwhile:
+            deadline = time.monotonic() + 20
+            while len(cdn.asked) < 2 and time.monotonic() < deadline:
+                time.sleep(0.01)
+            fetched_meanwhile.append(len(cdn.asked) == 2)
+        return None
+
+    with (
+        FaultyStore(area.store.port, rule) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint), max_workers=1) as copier,
+    ):
+        requests = [CopyRequest(f"task-{n}", Artifact.VIDEO, cdn.add(Answer(SMALL))) for n in range(2)]
+        results = [future.result() for future in [copier.submit(request) for request in requests]]
+
+    assert fetched_meanwhile == [True]
+    assert {result.status for result in results} == {CopyStatus.COPIED}
+
+
+def test_no_more_are_fetched_at_once_than_there_are_workers(area: Area, cdn: FaultyCdn) -> None:
+    requests = [CopyRequest(f"task-{n}", Artifact.VIDEO, cdn.add(Answer(SMALL, pause_before=0.1))) for n in range(8)]
+    with area.copier(max_workers=2) as copier:
+        results = [future.result() for future in [copier.submit(request) for request in requests]]
+
+    assert {result.status for result in results} == {CopyStatus.COPIED}
+    assert cdn.most_at_once == 2
+
+
+def test_what_waits_for_its_turn_does_not_use_up_its_time(area: Area, cdn: FaultyCdn) -> None:
+    slow = Answer(SMALL, pause_before=1.2)
+    requests = [CopyRequest(f"task-{n}", Artifact.VIDEO, cdn.add(slow)) for n in range(3)]
+    with area.copier(max_workers=1, max_seconds=2.2) as copier:
+        results = [future.result() for future in [copier.submit(request) for request in requests]]
+
+    assert [result.error_code for result in results] == [None] * 3
+    assert max(result.seconds for result in results) < 2.2
