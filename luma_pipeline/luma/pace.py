@@ -174,9 +174,9 @@ class AdaptivePace:
     """The time of this many requests it costs at least: under a slow limit too, refusals stay a small share."""
     FALL = 0.05
     MOST_FALL = 0.25
-    AT_ONCE = 2.0
-    """What a rate below the limit loses by a refusal, as a share; twice as much each time that another one follows
-    within these seconds, and at most."""
+    AT_ONCE = 3
+    """What a rate below the limit loses by a refusal, as a share, and at most: twice as much each time that fewer
+    answers than these came before the next refusal."""
     SURE = 2.0
     SURE_REQUESTS = 5.0
     """Above the limit this many bursts and requests cannot have been saved up: the limit is higher now."""
@@ -258,7 +258,7 @@ class AdaptivePace:
             if self._limit is None:
                 self._start(now)
             else:
-                self._learn(now, self._limit, self._rate(now, self._limit))
+                self._learn(self._limit, self._rate(now, self._limit))
             self._refused_at = now
             self._late_until = now + self.LATE
             self._held = 0.0
@@ -269,7 +269,7 @@ class AdaptivePace:
         self._doubling = self.DOUBLING
         self._catch_up = 0.0  # A limiter without a burst refuses who catches up: not before that is known.
 
-    def _learn(self, now: float, limit: float, rate: float) -> None:
+    def _learn(self, limit: float, rate: float) -> None:
         """Measure the limit and the burst by the stretch that a refusal at `rate` ended."""
         stretch = self._stretch
         if not self._is_measured:
@@ -282,7 +282,7 @@ class AdaptivePace:
             self._burst = max(self._burst, self._burst_of(self._flood, rate))
         least = min(rate, stretch.limit(self._burst))
         if rate < limit:
-            is_at_once = self._fall > 0.0 and stretch.seconds(now) < self.AT_ONCE
+            is_at_once = self._fall > 0.0 and stretch.accepted < self.AT_ONCE
             self._fall = min(self.MOST_FALL, 2.0 * self._fall) if is_at_once else self.FALL
             self._limit = max(self.FLOOR, least, rate * (1.0 - self._fall))
         else:
@@ -290,7 +290,8 @@ class AdaptivePace:
             self._limit = max(least, limit)
             if self._is_measured and least < limit:
                 self._burst = min(self._burst, self._burst_of(stretch, limit))
-        self._doubt = min(1.0, max(self.LEAST_DOUBT, self.DOUBT * (rate / self._limit - 1.0)))
+        gap = rate / self._limit - 1.0
+        self._doubt = min(1.0, max(self.LEAST_DOUBT, gap if rate < limit else self.DOUBT * gap))
         self._doubling, self._is_measured = None, True
         self._catch_up = min(self.CATCH_UP, (self._burst - 1.0) / self._limit)
 
