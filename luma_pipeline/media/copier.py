@@ -181,7 +181,8 @@ class MediaCopier:
         """Abort the uploads that killed runs left below our prefix, under keys that our template gives; how many.
 
         An upload in progress lives no longer than `max_seconds`, so an age above that harms no other run. Where the
-        permission to list uploads is missing, nothing is swept.
+        permission to list uploads is missing, or the store does not say when they began (SeaweedFS before 4.48), nothing
+        is swept.
         """
         try:
             return self._bucket.abort_uploads(self._template.prefix, self._template.is_ours, older_than_seconds)

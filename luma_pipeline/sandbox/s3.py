@@ -70,7 +70,7 @@ class ObjectStore:
     It grows by volumes of `volume_size_mb`, to 64 GB; writes may wait a second while it makes a new one.
 
     Bucket names follow S3's rules (3 to 63 characters). Conditional writes, multipart uploads and checksums are
-    SeaweedFS's own; its commands and options are those of `weed mini`, version 4.44 or later.
+    SeaweedFS's own; its commands and options are those of `weed mini`, version 4.48 or later.
     """
 
     def __init__(
