@@ -180,9 +180,9 @@ class MediaCopier:
     def sweep_orphans(self, older_than_seconds: float) -> int:
         """Abort the uploads that killed runs left below our prefix, under keys that our template gives; how many.
 
-        An upload in progress lives no longer than `max_seconds`, so an age above that harms no other run. Where the
-        permission to list uploads is missing, or the store does not say when they began (SeaweedFS before 4.48), nothing
-        is swept.
+        An upload in progress lives no longer than `max_seconds`, so an age above that harms no other run. Nothing is
+        swept where the permission to list uploads is missing, or where the store does not say when they began
+        (SeaweedFS before 4.48).
         """
         try:
             return self._bucket.abort_uploads(self._template.prefix, self._template.is_ours, older_than_seconds)
