@@ -385,15 +385,19 @@ def _s3() -> fs.FileSystem:
 def _write(
     file: IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table], digest_columns: Sequence[str]
 ) -> tuple[int, str]:
-    rows = 0
+    rows = groups = 0
     digest = hashlib.sha256()
     with pq.ParquetWriter(file, schema, compression="zstd", write_statistics=_with_statistics(schema)) as writer:
         for table in tables:
             table = table.cast(schema)
             writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
             rows += len(table)
+            groups += 1
             if digest_columns:
                 _update(digest, table.select(list(digest_columns)))
+        if not groups:
+            # pyarrow 18 and 19 cannot read a file that has no row group at all.
+            writer.write_table(schema.empty_table())
     return rows, digest.hexdigest()
 
 

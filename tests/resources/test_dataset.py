@@ -66,6 +66,13 @@ def test_what_was_written_is_read_back_with_its_types(dataset: Dataset) -> None:
     assert {tuple(part.column_names) for part in file.batches(["number", "of a later version"])} == {("number",)}
 
 
+def test_a_partition_without_rows_has_a_row_group_all_the_same(dataset: Dataset) -> None:
+    """Not every reader takes a file without any."""
+    file = dataset.partition("things", "date=2024-12-24")
+    file.replace(SCHEMA, [])
+    assert file.row_group(0).equals(SCHEMA.empty_table())
+
+
 def test_columns_that_are_null_in_every_row_keep_their_type(dataset: Dataset) -> None:
     file = dataset.partition("luma_generations", "date=2024-12-24")
     for tables in ([GENERATIONS_SCHEMA.empty_table()], []):
