@@ -25,11 +25,19 @@ T = TypeVar("T")
 _LOCATION = "luma_pipeline"
 _POLL_SECONDS = 0.25
 
-# Dagster's daemon looks for backfills every 30 seconds and has no setting for it. The daemon is otherwise its own.
+# Dagster's daemon looks for backfills every 30 seconds and has no setting for it. And it fails a backfill whose code
+# location was not up when it first looked: so it begins when the code server listens. The daemon is otherwise its own.
 _DAEMON = """
-import sys
+import socket, sys, time
 import dagster._daemon.controller as controller
 controller.DEFAULT_DAEMON_INTERVAL_SECONDS = float(sys.argv.pop(1))
+port = int(sys.argv.pop(1))
+while True:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+        break
+    except ConnectionRefusedError:
+        time.sleep(0.1)
 from dagster._daemon.cli import main
 main()
 """
@@ -175,7 +183,16 @@ class DagsterDeployment:
                 *python,
                 *["-m", "dagster_webserver", "--host", "127.0.0.1", "--port", str(web_port), "--workspace", workspace],
             ],
-            "daemon": [*python, "-c", _DAEMON, str(self._daemon_interval), "run", "--workspace", workspace],
+            "daemon": [
+                *python,
+                "-c",
+                _DAEMON,
+                str(self._daemon_interval),
+                str(code_port),
+                "run",
+                "--workspace",
+                workspace,
+            ],
         }
 
     def _environment(self) -> dict[str, str]:
