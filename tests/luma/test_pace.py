@@ -209,7 +209,7 @@ def test_a_set_rate_that_is_refused_falls_a_little_once_a_second(clock: Clock) -
 @pytest.mark.parametrize("requests_per_second", [None, 10.0], ids=["adaptive", "set"])
 def test_a_slow_limiter_without_a_burst_is_not_overrun_by_many_threads(requests_per_second: float | None) -> None:
     """Threads that have each booked a place for later would all miss the news of a refusal."""
-    tasks = [f"task-{number}" for number in range(30)]
+    tasks = [f"task-{number}" for number in range(60)]
     with (
         ProviderServer([Generation(task) for task in tasks]) as provider,
         LumaClient(token=TOKEN, base_url=provider.base_url, requests_per_second=requests_per_second) as luma,
@@ -218,4 +218,4 @@ def test_a_slow_limiter_without_a_burst_is_not_overrun_by_many_threads(requests_
         outcomes = list(luma.fetch(tasks))
         assert {outcome.kind for outcome in outcomes} == {OutcomeKind.RESOLVED}
         # A first volley of all threads can be refused, and a few of those that look for the limit.
-        assert provider.count_status(429) < 25
+        assert provider.count_status(429) < 30
