@@ -110,18 +110,18 @@ def pure_work(count: int, tasks: int, *, latency_seconds: float = 0.0, apart: bo
 
 def work_here(count: int, *, apart: bool) -> None:
     """In a process of its own: do the work and print what it cost."""
-    from luma_pipeline.assets.generations import ResolvePolicy
-    from luma_pipeline.assets.partition import Partition, PartitionWork
-    from luma_pipeline.assets.run_config import GiveUp
-    from luma_pipeline.assets.videos import ManifestPolicy
+    from luma_pipeline.dataset.files import Dataset
+    from luma_pipeline.engine.generations import ResolvePolicy
+    from luma_pipeline.engine.partition import Partition, PartitionWork
+    from luma_pipeline.engine.policy import GiveUpPolicy
+    from luma_pipeline.engine.videos import ManifestPolicy
     from luma_pipeline.luma import LumaClient
     from luma_pipeline.media import Artifact, LinkSource
-    from luma_pipeline.resources.bucket import VideoBucket
-    from luma_pipeline.resources.dataset import Dataset
-    from luma_pipeline.resources.source_table import SourceTable
+    from luma_pipeline.orchestration.resources.bucket import VideoBucket
+    from luma_pipeline.source.table import SourceTable
 
     now = datetime.now(timezone.utc)
-    give_up = GiveUp(1e9, now)
+    give_up = GiveUpPolicy(1e9, now)
     variable = os.environ
     bucket = VideoBucket(bucket=variable["LUMA_S3_BUCKET"], allow_private_media=True)
     started = time.perf_counter()

@@ -43,11 +43,11 @@ def ours(url: str, tasks: int, directory: Path, **settings: Any) -> dict[str, fl
 
     import pyarrow as pa
 
-    from luma_pipeline.assets.generations import ResolvePolicy, resolve_generations
-    from luma_pipeline.assets.run_config import GiveUp
+    from luma_pipeline.dataset.files import Dataset
+    from luma_pipeline.engine.generations import ResolvePolicy, resolve_generations
+    from luma_pipeline.engine.policy import GiveUpPolicy
     from luma_pipeline.luma import LumaClient
     from luma_pipeline.luma.schema import TIMESTAMP
-    from luma_pipeline.resources.dataset import Dataset
 
     now = datetime.now(timezone.utc)
     table = pa.table(
@@ -63,7 +63,7 @@ def ours(url: str, tasks: int, directory: Path, **settings: Any) -> dict[str, fl
             dataset.partition("luma_generations", "date=2025-01-01"),
             dataset.checkpoints("luma_generations", "date=2025-01-01"),
             client,
-            ResolvePolicy(GiveUp(1e9, now), 0.0),
+            ResolvePolicy(GiveUpPolicy(1e9, now), 0.0),
         )
     assert report.outcomes == {"resolved": tasks}, report.outcomes
     return {"requests": report.requests, "throttled": report.throttled}

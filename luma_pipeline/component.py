@@ -11,20 +11,20 @@ from typing import Annotated, Any
 import dagster as dg
 from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
-from luma_pipeline.assets.pipeline import PipelineSettings, build_pipeline
-from luma_pipeline.assets.specs import IO_MANAGER_KEY, asset_specs
-from luma_pipeline.assets.videos import artifacts_from
-from luma_pipeline.automation import RevisitPolicy, build_job, build_schedule, build_sensor
-from luma_pipeline.checks import Thresholds
+from luma_pipeline.engine.videos import artifacts_from
 from luma_pipeline.luma import DEFAULT_BASE_URL, Dialect
 from luma_pipeline.media import LinkSource
 from luma_pipeline.media.store import MOST_PARTS, SMALLEST_PART_BYTES
-from luma_pipeline.partitions import Frequency, partitions_definition
-from luma_pipeline.resources.bucket import VideoBucket
-from luma_pipeline.resources.dataset import Dataset
-from luma_pipeline.resources.io_manager import LumaParquetIOManager
-from luma_pipeline.resources.provider import LumaProvider
-from luma_pipeline.resources.source_table import SourceTable
+from luma_pipeline.orchestration.assets import PipelineSettings, build_pipeline
+from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
+from luma_pipeline.orchestration.checks import Thresholds
+from luma_pipeline.orchestration.io_manager import LumaParquetIOManager
+from luma_pipeline.orchestration.partitions import Frequency, partitions_definition
+from luma_pipeline.orchestration.resources.bucket import VideoBucket
+from luma_pipeline.orchestration.resources.dataset import LumaDataset
+from luma_pipeline.orchestration.resources.provider import LumaProvider
+from luma_pipeline.orchestration.resources.source import LumaSource
+from luma_pipeline.orchestration.specs import IO_MANAGER_KEY, asset_specs
 
 __all__ = ["ENVIRONMENT", "LumaPipelineComponent"]
 
@@ -265,10 +265,10 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
             )
 
     def _resources(self, since: datetime) -> dict[str, Any]:
-        dataset = Dataset(url=self.data_url)
+        dataset = LumaDataset(url=self.data_url)
         return {
             "luma_source": _resource(
-                SourceTable,
+                LumaSource,
                 "url",
                 url=self.source_url,
                 table=self.source_table,

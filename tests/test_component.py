@@ -10,8 +10,9 @@ import dagster as dg
 import pytest
 
 from luma_pipeline.component import ENVIRONMENT, LumaPipelineComponent
-from luma_pipeline.resources.provider import LumaProvider
-from luma_pipeline.resources.source_table import SourceTable, SourceTableError
+from luma_pipeline.orchestration.resources.provider import LumaProvider
+from luma_pipeline.orchestration.resources.source import LumaSource
+from luma_pipeline.source.table import SourceTableError
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -87,10 +88,10 @@ def test_a_resource_with_a_secret_as_text_is_made_and_closed_by_the_run(
     seen: dict[str, Any] = {}
 
     @dg.op
-    def look(luma_source: SourceTable, luma_provider: LumaProvider) -> None:
-        with pytest.raises(SourceTableError, match="no table 'generations'"):
-            luma_source.rows_outside()
-        seen.update(source=luma_source, provider=luma_provider, engine=luma_source._engine)
+    def look(luma_source: LumaSource, luma_provider: LumaProvider) -> None:
+        with luma_source.open() as table, pytest.raises(SourceTableError, match="no table 'generations'"):
+            table.rows_outside()
+        seen.update(source=luma_source, provider=luma_provider)
 
     @dg.job(resource_defs=dict(component.definitions().resources or {}))
     def job() -> None:
@@ -103,8 +104,6 @@ def test_a_resource_with_a_secret_as_text_is_made_and_closed_by_the_run(
     assert job.execute_in_process().success
     assert (seen["source"].url, seen["source"].table, seen["source"].columns) == (url, "generations", ["a"])
     assert (seen["provider"].token, seen["provider"].batch_size) == ("geheim", 7)
-    assert seen["engine"] is not None
-    assert seen["source"]._engine is None
 
 
 BAD = [

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from luma_pipeline.errors import ConfigurationError, ItemError, LumaPipelineError, PassingError
+
 __all__ = ["AuthenticationError", "LinkUnavailableError", "LumaError", "ProviderUnavailableError", "QuotaExceededError"]
 
 
-class LumaError(Exception):
+class LumaError(LumaPipelineError):
     """Asking the provider any further is pointless; the message says what happened and what to do."""
 
 
-class AuthenticationError(LumaError):
+class AuthenticationError(LumaError, ConfigurationError):
     """The provider refused the token (HTTP 401 or 403)."""
 
 
-class QuotaExceededError(LumaError):
+class QuotaExceededError(LumaError, ConfigurationError):
     """The account behind the token has no money or quota left (HTTP 402, or a quota code at any status)."""
 
 
-class ProviderUnavailableError(LumaError):
+class ProviderUnavailableError(LumaError, PassingError):
     """Nothing has succeeded for long: the provider is down or unreachable, or asks to come back much later."""
 
 
-class LinkUnavailableError(Exception):
+class LinkUnavailableError(ItemError):
     """Whether a task has a link without watermark could not be learnt. Another time it may be; nothing else stops."""

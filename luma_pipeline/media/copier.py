@@ -11,18 +11,20 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from luma_pipeline.http.guard import Guard
 from luma_pipeline.media.artifact_copy import ArtifactCopy, CopyTools, PlacedObject
 from luma_pipeline.media.artifacts import Artifact
 from luma_pipeline.media.buffers import BufferPool
 from luma_pipeline.media.download import DownloadLimits
 from luma_pipeline.media.errors import BucketError, CopyCancelled, CopyError, ErrorCode
-from luma_pipeline.media.guard import Guard
 from luma_pipeline.media.keys import KeyTemplate
 from luma_pipeline.media.links import redact_link
 from luma_pipeline.media.presence import Presence
 from luma_pipeline.media.results import CopyRequest, CopyResult, CopyStatus, KnownObject
-from luma_pipeline.media.store import MOST_PARTS, SMALLEST_PART_BYTES, Bucket, ObjectSettings, make_client
+from luma_pipeline.media.store import MOST_PARTS, SMALLEST_PART_BYTES, Bucket, ObjectSettings
 from luma_pipeline.media.transport import Transport
+from luma_pipeline.s3.client import make_client
+from luma_pipeline.s3.errors import S3SettingsError
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -113,7 +115,7 @@ class MediaCopier:
         spare = min(max_workers, _MOST_SPARE_BUFFERS)
         threads = max_workers + min(max_workers, _MOST_WRITTEN_BESIDE)
         self._owns_client = s3_client is None
-        client = s3_client or make_client(max_connections=threads + max_workers + spare, timeouts=(10.0, 60.0))
+        client = s3_client or _make_client(max_connections=threads + max_workers + spare)
         settings = ObjectSettings(server_side_encryption, sse_kms_key_id, storage_class, acl, dict(tags or {}))
         self._stopping = threading.Event()
         self._bucket = Bucket(client, bucket, settings, self._stopping)
@@ -331,6 +333,13 @@ class MediaCopier:
             bytes_downloaded=copy.download.bytes_downloaded,
             attempts=copy.download.attempts,
         )
+
+
+def _make_client(max_connections: int) -> S3Client:
+    try:
+        return make_client(max_connections=max_connections, timeouts=(10.0, 60.0))
+    except S3SettingsError as error:
+        raise BucketError(str(error)) from error
 
 
 def _unexpected(request: CopyRequest, error: Exception) -> CopyError:

@@ -14,8 +14,9 @@ from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from urllib.parse import urljoin
 
+from luma_pipeline.http.errors import TargetRefusedError
+from luma_pipeline.http.guard import parse_target
 from luma_pipeline.media.errors import CopyCancelled, CopyError, ErrorCode
-from luma_pipeline.media.guard import parse_target
 from luma_pipeline.media.links import Link, redact_link
 from luma_pipeline.media.transport import MOST_DIGITS, Response, Transport
 
@@ -272,9 +273,11 @@ class Download:
         url = self.link.url
         for _ in range(self._limits.max_redirects + 1):
             self._check_time()
-            target = parse_target(url)
             try:
+                target = parse_target(url)
                 response = self._transport.get(target, headers, self._deadline)
+            except TargetRefusedError as error:
+                raise CopyError(ErrorCode(error.reason.value), str(error)) from None
             except TimeoutError:
                 raise _Broken(ErrorCode.CONNECTION, f"{target.host} did not answer in time") from None
             except ssl.SSLCertVerificationError:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from luma_pipeline.errors import ConfigurationError, ItemError, LumaPipelineError
+
 
 class ErrorCode(str, Enum):
     """Why one artifact was not copied: the `error_code` of its row in `luma_videos`."""
@@ -51,11 +53,11 @@ class ErrorCode(str, Enum):
         return self.value
 
 
-class MediaError(Exception):
+class MediaError(LumaPipelineError):
     """Base of every error of this room."""
 
 
-class CopyError(MediaError):
+class CopyError(MediaError, ItemError):
     """One artifact cannot be copied: it becomes that artifact's row, and no other suffers.
 
     The message never holds the query of a link.
@@ -66,7 +68,7 @@ class CopyError(MediaError):
         self.code = code
 
 
-class BucketError(MediaError):
+class BucketError(MediaError, ConfigurationError):
     """Nothing can be copied: no such bucket, no permission, no credentials, no store. The message says what to do."""
 
 

@@ -21,7 +21,6 @@ import base64
 import contextlib
 import hashlib
 import logging
-import os
 import struct
 import threading
 import zlib
@@ -31,8 +30,6 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlencode
 
-import boto3
-from botocore.config import Config
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -179,29 +176,6 @@ class StoredObject:
     def belongs_to(self, task_id: str, artifact: str) -> bool:
         """Whether its own metadata says that it is this task's artifact."""
         return self.task_id == quoted_task_id(task_id) and self.artifact == artifact
-
-
-def make_client(*, max_connections: int, timeouts: tuple[float, float], max_attempts: int = 5) -> S3Client:
-    """An S3 client by boto3's standard chain of settings and credentials (`AWS_ENDPOINT_URL_S3` for other stores).
-
-    `AWS_REGION` counts too, which all SDKs read but boto3.
-    """
-    config = Config(
-        connect_timeout=timeouts[0],
-        read_timeout=timeouts[1],
-        max_pool_connections=max_connections,
-        retries={"mode": "standard", "total_max_attempts": max_attempts},
-        tcp_keepalive=True,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"payload_signing_enabled": False},
-    )
-    try:
-        # A session of its own: the default one is not safe to build clients from in several threads.
-        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
-        return session.client("s3", config=config)
-    except (BotoCoreError, ValueError) as error:
-        raise BucketError(f"cannot set up an S3 client: {error}; check the AWS_* settings") from error
 
 
 class Upload:

@@ -21,9 +21,9 @@ from functools import cached_property
 from requests.utils import DEFAULT_CA_BUNDLE_PATH
 
 from luma_pipeline import __version__
-from luma_pipeline.media.errors import CopyError, ErrorCode
-from luma_pipeline.media.guard import Guard, Target
-from luma_pipeline.media.watchdog import Watchdog
+from luma_pipeline.http.deadline import Watchdog
+from luma_pipeline.http.errors import TargetRefusedError, TargetRefusedReason
+from luma_pipeline.http.guard import Guard, Target
 
 _HEADERS = {"Accept": "*/*", "Accept-Encoding": "identity", "User-Agent": f"luma-pipeline/{__version__}"}
 
@@ -75,14 +75,16 @@ class _GuardedConnection(http.client.HTTPConnection):
 
     def _check_peer(self, connected: socket.socket) -> None:
         if not self._guard.allows_address(connected.getpeername()[0]):
-            raise CopyError(ErrorCode.FORBIDDEN_ADDRESS, f"{self.host} is connected to an address that is not public")
+            raise TargetRefusedError(
+                TargetRefusedReason.FORBIDDEN_ADDRESS, f"{self.host} is connected to an address that is not public"
+            )
 
     def _connect_allowed(self) -> socket.socket:
         resolved = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)
         allowed = [entry for entry in resolved if self._guard.allows_address(str(entry[4][0]))]
         if not allowed:
-            raise CopyError(
-                ErrorCode.FORBIDDEN_ADDRESS,
+            raise TargetRefusedError(
+                TargetRefusedReason.FORBIDDEN_ADDRESS,
                 f"{self.host} has no public address; allow_private_addresses lets private ones through",
             )
         failure: OSError | None = None
@@ -183,8 +185,8 @@ class Transport:
     def get(self, target: Target, headers: dict[str, str], deadline: float) -> Response:
         """Send one GET and read the answer's head; the whole answer has to be read by `deadline` (monotonic).
 
-        Raises CopyError for a forbidden host or address, else OSError (TimeoutError), HTTPException or ValueError for
-        what the network or the host did.
+        Raises TargetRefusedError for a forbidden host or address, else OSError (TimeoutError), HTTPException or
+        ValueError for what the network or the host did.
         """
         self.guard.check_host(target.host)
         idle = self._take(target)

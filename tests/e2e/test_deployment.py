@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from luma_pipeline.automation import SCHEDULE_NAME, SENSOR_NAME
+from luma_pipeline.orchestration.automation import SCHEDULE_NAME, SENSOR_NAME
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import Generation
 from tests.e2e.browser import CHROMIUM, Browser

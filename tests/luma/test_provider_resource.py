@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from luma_pipeline.resources.provider import LumaProvider
+from luma_pipeline.orchestration.resources.provider import LumaProvider
 
 
 @pytest.mark.parametrize("settings", [{"max_retry_seconds": -1.0}, {"unavailable_seconds": -1.0}, {"max_attempts": 0}])

@@ -16,8 +16,9 @@ from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luma_pipeline.media import Artifact, CopyError, CopyRequest, CopyStatus, ErrorCode
-from luma_pipeline.media.guard import Guard, parse_target
+from luma_pipeline.http.errors import TargetRefusedError, TargetRefusedReason
+from luma_pipeline.http.guard import Guard, parse_target
+from luma_pipeline.media import Artifact, CopyRequest, CopyStatus
 from tests.media import samples
 from tests.media.conftest import Area
 from tests.media.faulty_cdn import Answer, FaultyCdn
@@ -96,9 +97,9 @@ def test_the_host_list_knows_exact_names_and_suffixes(host: str, is_allowed: boo
     if is_allowed:
         guard.check_host(host)
     else:
-        with pytest.raises(CopyError) as caught:
+        with pytest.raises(TargetRefusedError) as caught:
             guard.check_host(host)
-        assert caught.value.code is ErrorCode.FORBIDDEN_HOST
+        assert caught.value.reason is TargetRefusedReason.FORBIDDEN_HOST
 
 
 def result_of(area: Area, link: str, **settings: Any) -> tuple[str, str | None]:
@@ -189,7 +190,7 @@ def test_media_hosts_get_no_credentials(
 def test_any_text_is_a_target_without_anything_unquoted_or_no_link(text: str) -> None:
     try:
         target = parse_target(text)
-    except CopyError:
+    except TargetRefusedError:
         return
     assert target.path.isascii()
     assert target.path.isprintable()

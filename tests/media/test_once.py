@@ -198,7 +198,7 @@ def test_two_runs_at_once_end_with_one_whole_object(any_area: Area, cdn: FaultyC
 RACER = """
 import json, os, sys
 from luma_pipeline.media import Artifact, CopyRequest, MediaCopier
-from luma_pipeline.media.store import make_client
+from luma_pipeline.s3.client import make_client
 
 bucket, prefix, part, link, racers = sys.argv[1:]
 client = make_client(max_connections=4, timeouts=(10, 30))

@@ -10,8 +10,9 @@ import traceback
 
 import pytest
 
-from luma_pipeline.media import Artifact, CopyError, CopyRequest
-from luma_pipeline.media.guard import Guard, parse_target
+from luma_pipeline.http.errors import TargetRefusedError
+from luma_pipeline.http.guard import Guard, parse_target
+from luma_pipeline.media import Artifact, CopyRequest
 from luma_pipeline.media.links import Link
 from luma_pipeline.media.transport import Transport
 from tests.media import samples
@@ -60,7 +61,7 @@ def test_no_signature_leaks_from_any_ending(area: Area, cdn: FaultyCdn, caplog: 
 @pytest.mark.parametrize("link", [f"http://127.0.0.1:1/x{QUERY}", f"http://[{SECRET}", f"gopher://x/{QUERY}"])
 def test_no_signature_leaks_from_an_error_or_a_traceback(link: str) -> None:
     transport = Transport(Guard(allow_private_addresses=True), (1.0, 1.0), 1, threading.Event())
-    with pytest.raises((CopyError, OSError)) as caught:
+    with pytest.raises((TargetRefusedError, OSError)) as caught:
         transport.get(parse_target(link), {}, time.monotonic() + 1)
 
     shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from luma_pipeline.media import Artifact, BucketError, CopyRequest, CopyStatus, KnownObject, MediaCopier
-from luma_pipeline.media.store import make_client
+from luma_pipeline.s3.client import make_client
 from tests.media import samples, stores
 from tests.media.conftest import BUCKET, PART, Area, make_area
 from tests.media.faulty_cdn import Answer, FaultyCdn

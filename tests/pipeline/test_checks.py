@@ -12,12 +12,12 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from luma_pipeline.assets.generations import GenerationsReport, row_faults
-from luma_pipeline.assets.partition import GENERATIONS, VIDEOS, Partition, PartitionReport
-from luma_pipeline.assets.videos import VideosReport
-from luma_pipeline.checks import RunChecks, Thresholds, check_specs
+from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.engine.generations import GenerationsReport, row_faults
+from luma_pipeline.engine.partition import GENERATIONS, VIDEOS, Partition, PartitionReport
+from luma_pipeline.engine.videos import VideosReport
 from luma_pipeline.media import BucketError, MediaCopier
-from luma_pipeline.resources.dataset import Dataset
+from luma_pipeline.orchestration.checks import RunChecks, Thresholds, check_specs
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import Oddity
 from tests.world import World, evaluations, failure

@@ -14,14 +14,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from luma_pipeline.assets.generations import (
+from luma_pipeline.dataset.files import Checkpoints, Dataset, DatasetError, PartitionFile, Shard, Written
+from luma_pipeline.engine.generations import (
     EmptiedError,
     GenerationsReport,
     ResolvePolicy,
     resolve_generations,
     tasks_to_ask,
 )
-from luma_pipeline.assets.run_config import GiveUp
+from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.luma import (
     GENERATIONS_SCHEMA,
     AuthenticationError,
@@ -32,7 +33,6 @@ from luma_pipeline.luma import (
     to_table,
 )
 from luma_pipeline.luma.schema import TIMESTAMP
-from luma_pipeline.resources.dataset import Checkpoints, Dataset, DatasetError, PartitionFile, Shard, Written
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import TOKEN, Answer, Generation, ProviderServer
 from luma_pipeline.sandbox.s3 import ObjectStore
@@ -89,7 +89,7 @@ class Place:
             )
 
     def resolve_policy(self, **policy: Any) -> ResolvePolicy:
-        give_up = GiveUp(3600.0 * 24 * 365 * 100, datetime.now(timezone.utc))
+        give_up = GiveUpPolicy(3600.0 * 24 * 365 * 100, datetime.now(timezone.utc))
         return ResolvePolicy(**{"give_up": give_up, "checkpoint_seconds": 3600.0, **policy})
 
     def rows(self) -> list[dict[str, Any]]:

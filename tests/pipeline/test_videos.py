@@ -15,18 +15,18 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from luma_pipeline.assets.generations import GenerationsReport, ResolvePolicy
-from luma_pipeline.assets.metadata import generations_metadata, videos_metadata
-from luma_pipeline.assets.partition import OPEN_MARKS, UNFINISHED_MARKS, Partition, PartitionReport, PartitionWork
-from luma_pipeline.assets.run_config import GiveUp
-from luma_pipeline.assets.videos import ManifestPolicy, VideosReport, link_of_answer
+from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.engine.generations import GenerationsReport, ResolvePolicy
+from luma_pipeline.engine.partition import OPEN_MARKS, UNFINISHED_MARKS, Partition, PartitionReport, PartitionWork
+from luma_pipeline.engine.policy import GiveUpPolicy
+from luma_pipeline.engine.videos import ManifestPolicy, VideosReport, link_of_answer
 from luma_pipeline.luma import AuthenticationError, LumaClient
 from luma_pipeline.media import DEFAULT_LINK_PREFERENCE, Artifact, BucketError, CopyStatus, LinkSource, MediaCopier
-from luma_pipeline.resources.dataset import Dataset
-from luma_pipeline.resources.source_table import SourceTable
+from luma_pipeline.orchestration.metadata import generations_metadata, videos_metadata
 from luma_pipeline.sandbox.cdn import ArtifactUrls
 from luma_pipeline.sandbox.provider import TOKEN, Answer, Generation
 from luma_pipeline.sandbox.s3 import ObjectStore
+from luma_pipeline.source.table import SourceTable
 from tests.media import samples
 from tests.media.faulty_cdn import Answer as Media
 from tests.media.faulty_cdn import FaultyCdn
@@ -75,7 +75,7 @@ def plan(world: World, run: Run) -> PartitionReport:
 @contextmanager
 def work_of(world: World, run: Run) -> Iterator[PartitionWork]:
     """The work of a run on one partition, with the world's servers."""
-    give_up = GiveUp((HOUR if run.old else NEVER) * 3600, datetime.now(timezone.utc), never=run.retry_failed)
+    give_up = GiveUpPolicy((HOUR if run.old else NEVER) * 3600, datetime.now(timezone.utc), never=run.retry_failed)
     bucket = run.bucket or world.bucket
     source = SourceTable(url=world.source_url, table="generations")
     with ExitStack() as stack:

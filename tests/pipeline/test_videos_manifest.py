@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from luma_pipeline.assets.manifest import VIDEOS_SCHEMA, Identities, ManifestRows, digests_of
+from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA, Identities, ManifestRows, digests_of
 
 SOME = 2_500
 """More than two pages."""

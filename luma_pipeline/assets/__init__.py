@@ -1,1 +1,0 @@
-"""The assets: one partition's way from the source table to the bucket, and how Dagster sees it."""

@@ -1,0 +1,222 @@
+"""One partition, from the source table to the manifest: the steps of the way, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from typing import Protocol
+from urllib.parse import quote, unquote
+
+import pyarrow as pa
+
+from luma_pipeline.dataset.files import Dataset, DatasetError
+from luma_pipeline.engine.generations import (
+    GenerationsReport,
+    ResolvePolicy,
+    refuse_to_empty,
+    resolve_generations,
+    row_faults,
+    tasks_to_ask,
+)
+from luma_pipeline.engine.tasks import TasksReport, read_tasks
+from luma_pipeline.engine.videos import ManifestPolicy, PartitionVideos, VideosReport, artifacts_to_copy
+from luma_pipeline.luma import LumaClient, Outcome
+from luma_pipeline.media import MediaCopier
+from luma_pipeline.source.table import SourceTable
+
+__all__ = [
+    "GENERATIONS",
+    "OPEN_MARKS",
+    "TASKS",
+    "UNFINISHED_MARKS",
+    "VIDEOS",
+    "Partition",
+    "PartitionReport",
+    "PartitionWork",
+    "key_of_mark",
+    "mark_of",
+]
+
+TASKS = "luma_tasks"
+GENERATIONS = "luma_generations"
+VIDEOS = "luma_videos"
+
+OPEN_MARKS = "open"
+"""The marks of partitions that have tasks or videos to come back for."""
+UNFINISHED_MARKS = "unfinished"
+"""The marks of partitions that were last read when tasks of theirs could still come: before their window had ended, or
+so soon after that a transaction begun in it could still be open."""
+
+
+def mark_of(partition_key: str) -> str:
+    """The name of a partition's mark: its key, quoted, since an hour's key has colons."""
+    return quote(partition_key, safe="")
+
+
+def key_of_mark(mark: str) -> str:
+    """The partition key of a mark."""
+    return unquote(mark)
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A partition's key, its folder in the datasets, and its window [start, end), aware."""
+
+    key: str
+    folder: str
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
+class PartitionReport:
+    """What was done; None for a dataset that was not selected.
+
+    `row_faults` says how the rows of luma_generations are not one for each task; empty when they are. `to_ask` and
+    `to_copy` are a dry run's answer.
+    """
+
+    partition: Partition
+    tasks: TasksReport | None = None
+    generations: GenerationsReport | None = None
+    videos: VideosReport | None = None
+    row_faults: str = ""
+    to_ask: int | None = None
+    to_copy: int | None = None
+
+
+class WorkProgress(Protocol):
+    """Is told how far the partitions are. Called from several threads."""
+
+    def found(self, tasks: int) -> None:
+        """A partition has so many tasks, some of which may be final."""
+
+    def answered(self) -> None:
+        """A task has been asked for."""
+
+
+@dataclass(frozen=True)
+class PartitionWork:
+    """What a run does with each of its partitions. Thread-safe: partitions are worked on side by side.
+
+    A part that is None was not selected: what it would have made is read from the datasets. `late_rows` is how long
+    after a window's end rows of it may still be committed to the source table.
+    """
+
+    dataset: Dataset
+    source: SourceTable | None
+    client: LumaClient | None
+    copier: MediaCopier | None
+    resolve: ResolvePolicy
+    manifest: ManifestPolicy
+    late_rows: timedelta = timedelta(minutes=15)
+    progress: WorkProgress | None = None
+
+    def do(self, partition: Partition) -> PartitionReport:
+        """Read, ask, copy and write one partition."""
+        read_at = datetime.now(timezone.utc)
+        tasks, tasks_report = self._tasks(partition)
+        generations_file = self.dataset.partition(GENERATIONS, partition.folder)
+        videos = self._videos(partition)
+        generations = videos_report = None
+        faults = ""
+        if self.client is not None:
+            tasks = tasks if tasks is not None else self._stored_tasks(partition)
+            generations = resolve_generations(
+                tasks,
+                generations_file,
+                self.dataset.checkpoints(GENERATIONS, partition.folder),
+                self.client,
+                self._policy(tasks_report),
+                self._on_answer(len(tasks), videos),
+            )
+            faults = row_faults(tasks["task_id"].combine_chunks(), generations_file)
+        if videos is not None:
+            self._require(GENERATIONS, partition)
+            videos_report = videos.finish(generations_file)
+        self._mark(partition, read_at, generations, videos_report)
+        return PartitionReport(partition, tasks_report, generations, videos_report, faults)
+
+    def _on_answer(self, tasks: int, videos: PartitionVideos | None) -> Callable[[Outcome, datetime], None]:
+        progress = self.progress
+        if progress is not None:
+            progress.found(tasks)
+
+        def on_answer(outcome: Outcome, submitted_at: datetime) -> None:
+            if progress is not None:
+                progress.answered()
+            if videos is not None:
+                videos.offer_answer(outcome, submitted_at)
+
+        return on_answer
+
+    def stop(self) -> None:
+        """Ask nothing more: partitions that are still being asked for end with what they have as checkpoints."""
+        if self.client is not None:
+            self.client.close()
+
+    def plan(self, partition: Partition) -> PartitionReport:
+        """What `do` would ask and copy; writes nothing."""
+        generations_file = self.dataset.partition(GENERATIONS, partition.folder)
+        tasks: pa.Table | None = None
+        tasks_report = to_ask = to_copy = None
+        if self.source is not None:
+            tasks, tasks_report = read_tasks(self.source, partition.start, partition.end, None)
+        if self.client is not None:
+            stored = tasks if tasks is not None else self._stored_tasks(partition)
+            checkpoints = self.dataset.checkpoints(GENERATIONS, partition.folder)
+            to_ask = tasks_to_ask(stored, generations_file, checkpoints, self.resolve)
+        if self.copier is not None:
+            manifest_file = self.dataset.partition(VIDEOS, partition.folder)
+            is_asked_again = self.client is not None and self.resolve.refresh
+            to_copy = artifacts_to_copy(generations_file, manifest_file, self.manifest, is_asked_again=is_asked_again)
+        return PartitionReport(partition, tasks_report, to_ask=to_ask, to_copy=to_copy)
+
+    def _tasks(self, partition: Partition) -> tuple[pa.Table | None, TasksReport | None]:
+        if self.source is None:
+            return None, None
+        file = self.dataset.partition(TASKS, partition.folder)
+        table, report = read_tasks(self.source, partition.start, partition.end, None)
+        for dataset in (TASKS, GENERATIONS):
+            refuse_to_empty(table, self.dataset.partition(dataset, partition.folder), self._policy(report))
+        written = file.replace(table.schema, [table], table.schema.names)
+        return table, replace(report, written=written)
+
+    def _policy(self, tasks: TasksReport | None) -> ResolvePolicy:
+        """Where the source has rows, all of whose tasks are an earlier partition's, nothing is lost by emptying."""
+        return replace(self.resolve, allow_empty=True) if tasks is not None and tasks.source_rows else self.resolve
+
+    def _stored_tasks(self, partition: Partition) -> pa.Table:
+        self._require(TASKS, partition)
+        return self.dataset.partition(TASKS, partition.folder).read(["task_id", "submitted_at"])
+
+    def _videos(self, partition: Partition) -> PartitionVideos | None:
+        if self.copier is None:
+            return None
+        return PartitionVideos(self.copier, self.dataset.partition(VIDEOS, partition.folder), self.manifest)
+
+    def _require(self, dataset: str, partition: Partition) -> None:
+        if not self.dataset.partition(dataset, partition.folder).exists():
+            raise DatasetError(f"{dataset} has no partition {partition.key}: materialize it first, or select it too")
+
+    def _mark(
+        self,
+        partition: Partition,
+        read_at: datetime,
+        generations: GenerationsReport | None,
+        videos: VideosReport | None,
+    ) -> None:
+        """Leave word for the schedule and the sensor that there is something to come back for, or that there is not."""
+        name = mark_of(partition.key)
+        open_marks, unfinished_marks = self.dataset.marks(OPEN_MARKS), self.dataset.marks(UNFINISHED_MARKS)
+        if (generations and generations.open_tasks) or (videos and videos.open_artifacts):
+            open_marks.set(name)
+        elif generations and videos:
+            open_marks.clear(name)
+        if self.source is not None:
+            if read_at < partition.end + self.late_rows:
+                unfinished_marks.set(name)
+            elif generations:
+                # Tasks that were read alone have yet to be asked for.
+                unfinished_marks.clear(name)

@@ -1,0 +1,50 @@
+"""luma_tasks: the task IDs of a partition, out of the source table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from luma_pipeline.dataset.files import PartitionFile, Written
+from luma_pipeline.source.table import SourceTable
+
+__all__ = ["TasksReport", "read_tasks"]
+
+_PREVIEW_ROWS = 10
+
+
+@dataclass(frozen=True)
+class TasksReport:
+    """The numbers of one partition."""
+
+    tasks: int
+    source_rows: int
+    blank_ids: int
+    repeated_ids: int
+    ids_of_earlier_partitions: int
+    unreadable_values: int
+    preview: list[dict[str, Any]]
+    written: Written | None
+
+
+def read_tasks(
+    source: SourceTable, start: datetime, end: datetime, file: PartitionFile | None
+) -> tuple[pa.Table, TasksReport]:
+    """The tasks first submitted in [start, end), written to `file` if one is given."""
+    found = source.read(start, end)
+    table = found.table
+    written = file.replace(table.schema, [table], table.schema.names) if file is not None else None
+    report = TasksReport(
+        tasks=len(table),
+        source_rows=found.source_rows,
+        blank_ids=found.blank_ids,
+        repeated_ids=found.repeated_ids,
+        ids_of_earlier_partitions=found.ids_of_earlier_partitions,
+        unreadable_values=found.unreadable_values,
+        preview=table.slice(0, _PREVIEW_ROWS).to_pylist(),
+        written=written,
+    )
+    return table, report

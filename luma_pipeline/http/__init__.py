@@ -1,0 +1,1 @@
+"""The HTTP room: what the provider's and the media client share."""

@@ -1,0 +1,1 @@
+"""The orchestration room: how Dagster sees the pipeline. The only room that imports dagster."""

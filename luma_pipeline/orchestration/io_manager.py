@@ -1,0 +1,77 @@
+"""The IO manager: datasets as tables for the assets downstream."""
+
+from typing import Any
+
+import dagster as dg
+import pandas as pd
+import pyarrow as pa
+
+from luma_pipeline.dataset.files import DatasetError
+from luma_pipeline.orchestration.partitions import folder_of
+from luma_pipeline.orchestration.resources.dataset import LumaDataset
+
+__all__ = ["LumaParquetIOManager"]
+
+_ALLOW_MISSING = "allow_missing_partitions"
+
+
+class LumaParquetIOManager(dg.ConfigurableIOManager):
+    """Reads a dataset as the type a parameter is annotated with: `pandas.DataFrame` or `pyarrow.Table`.
+
+    One partition or many: a parameter that maps to several partitions gets the rows of all, in the order of the
+    partitions. A partition that was never written is an error, unless the input's metadata has
+    `allow_missing_partitions: True`. An asset downstream that uses this IO manager itself and returns a table is
+    written beside the datasets, in the same way.
+    """
+
+    dataset: dg.ResourceDependency[LumaDataset]
+
+    def load_input(self, context: dg.InputContext) -> Any:
+        """The rows of the upstream asset's partitions."""
+        name = "/".join(context.asset_key.path)
+        tables = []
+        missing = []
+        for folder in _folders(context):
+            file = self.dataset.open().partition(name, folder)
+            if file.exists():
+                tables.append(file.read())
+            else:
+                missing.append(folder or name)
+        allowed = (context.definition_metadata or {}).get(_ALLOW_MISSING, False)
+        if missing and not (allowed and tables):
+            shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
+            raise DatasetError(
+                f"{name} has not been written for {shown}: materialize it first, or set {_ALLOW_MISSING} in the "
+                "input's metadata"
+            )
+        table = pa.concat_tables(tables, promote_options="permissive")
+        wanted = context.dagster_type.typing_type
+        if wanted is pa.Table:
+            return table
+        if wanted in (pd.DataFrame, Any, type(None)):
+            return table.to_pandas()
+        raise DatasetError(f"{name} can be read as pandas.DataFrame or pyarrow.Table, not as {wanted}")
+
+    def handle_output(self, context: dg.OutputContext, obj: Any) -> None:
+        """Write the table that an asset downstream returned; one that returned None has written by itself."""
+        if obj is None:
+            return
+        name = "/".join(context.asset_key.path)
+        if not isinstance(obj, (pa.Table, pd.DataFrame)):
+            raise DatasetError(f"{name} returned {type(obj).__name__}: return a pandas.DataFrame or pyarrow.Table")
+        table = obj if isinstance(obj, pa.Table) else pa.Table.from_pandas(obj, preserve_index=False)
+        folders = _folders(context)
+        if len(folders) != 1:
+            raise DatasetError(
+                f"{name} returned one table for {len(folders)} partitions: give the asset a backfill policy of one "
+                "partition a run, or let it write by itself and return MaterializeResult"
+            )
+        written = self.dataset.open().partition(name, folders[0]).replace(table.schema, [table])
+        context.add_output_metadata({"dagster/row_count": written.rows, "path": dg.MetadataValue.path(written.path)})
+
+
+def _folders(context: dg.InputContext | dg.OutputContext) -> list[str]:
+    if not context.has_asset_partitions:
+        return [""]
+    definition = context.asset_partitions_def
+    return [folder_of(definition, key) for key in context.asset_partition_keys]

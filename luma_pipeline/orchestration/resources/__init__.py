@@ -1,0 +1,1 @@
+"""The rooms below as Dagster resources: settings in, plain objects out."""

@@ -1,0 +1,1 @@
+"""The source room: task IDs and their times out of any SQL database."""
