@@ -142,13 +142,13 @@ def flatten_ours(url: str, tasks: int, directory: Path) -> dict[str, float]:
     """Flattening alone, 500 at a time as the pipeline does."""
     from datetime import datetime, timezone
 
-    from luma_pipeline.luma import Outcome, OutcomeKind, to_table
+    from luma_pipeline.luma import Outcome, TaskResult, to_table
 
     text = EXAMPLE.read_text()
     now = datetime.now(timezone.utc)
 
-    def answered(body: Any) -> Outcome:
-        return Outcome("t", OutcomeKind.RESOLVED, now, generation=body, raw_response=text)
+    def answered(body: Any) -> TaskResult:
+        return TaskResult("t", Outcome.RESOLVED, now, generation=body, raw_response=text)
 
     return _flattening(tasks, to_table, answered)
 

@@ -34,7 +34,7 @@ from luma_pipeline.dataset.files import (
     Written,
 )
 from luma_pipeline.engine.policy import GiveUpPolicy
-from luma_pipeline.luma import FINAL_STATES, GENERATIONS_SCHEMA, LumaClient, Outcome, OutcomeKind, flatten
+from luma_pipeline.luma import FINAL_STATES, GENERATIONS_SCHEMA, LumaClient, Outcome, TaskResult, flatten
 from luma_pipeline.luma.flatten import Drift
 
 __all__ = ["EmptiedError", "GenerationsReport", "ResolvePolicy", "refuse_to_empty", "resolve_generations"]
@@ -103,7 +103,7 @@ class GenerationsReport:
         """A quantile (0..1) of the seconds from a request to the last byte of its answer; None without requests."""
         return float(np.quantile(np.frombuffer(self._latencies), quantile)) if self._latencies else None
 
-    def count(self, outcomes: Sequence[Outcome], drift: Iterable[Drift]) -> None:
+    def count(self, outcomes: Sequence[TaskResult], drift: Iterable[Drift]) -> None:
         """Take in answers."""
         self.asked += len(outcomes)
         for outcome in outcomes:
@@ -127,7 +127,7 @@ def resolve_generations(
     checkpoints: Checkpoints,
     client: LumaClient,
     policy: ResolvePolicy,
-    on_answer: Callable[[Outcome, datetime], None] | None = None,
+    on_answer: Callable[[TaskResult, datetime], None] | None = None,
 ) -> GenerationsReport:
     """Ask for the tasks that are not final and replace the partition's file with one row for every task.
 
@@ -317,7 +317,7 @@ def _ranks(states: pa.Table, *, is_own: bool) -> npt.NDArray[np.int8]:
     """How much rows say. A failed request says least, but of this run's own it is news of a task that was open."""
     ranks = np.full(len(states), _ANSWERED, dtype=np.int8)
     if not is_own:
-        ranks[_numpy(pc.equal(states["outcome"], OutcomeKind.REQUEST_FAILED.value))] = _FAILED
+        ranks[_numpy(pc.equal(states["outcome"], Outcome.REQUEST_FAILED.value))] = _FAILED
     ranks[_numpy(_has_final_state(states))] = _FINAL
     return ranks
 
@@ -502,7 +502,7 @@ def _is_final(table: pa.Table, give_up: GiveUpPolicy) -> pa.ChunkedArray:
     """For each row whether its task is never asked for again."""
     final = _has_final_state(table)
     if give_up.before is not None:
-        unknown = pc.equal(table["outcome"], OutcomeKind.NOT_FOUND.value)
+        unknown = pc.equal(table["outcome"], Outcome.NOT_FOUND.value)
         old = pc.fill_null(pc.less(table["submitted_at"], pa.scalar(give_up.before, pa.timestamp("us", "UTC"))), False)
         final = pc.or_(final, pc.and_(unknown, old))
     return final
@@ -513,7 +513,7 @@ def _ask(
     positions: _Positions,
     client: LumaClient,
     answers: _Answers,
-    on_answer: Callable[[Outcome, datetime], None] | None,
+    on_answer: Callable[[TaskResult, datetime], None] | None,
 ) -> None:
     """Ask for the tasks at `positions`."""
     if not len(positions):
@@ -558,7 +558,7 @@ class _Answers:
         self._refresh_since = refresh_since
         self._on_disk = on_disk
         self._positions: list[int] = []
-        self._outcomes: list[Outcome] = []
+        self._outcomes: list[TaskResult] = []
         self._unsaved: list[pa.Table] = []
         self._saved_at = time.monotonic()
         self._parts: list[tuple[_Positions, _Read]] = []
@@ -577,7 +577,7 @@ class _Answers:
             # What has gone wrong before is what the run ends with.
             _log.warning("answers are lost, and asked for again by the next run: %s", error)
 
-    def add(self, position: int, outcome: Outcome) -> None:
+    def add(self, position: int, outcome: TaskResult) -> None:
         self._positions.append(position)
         self._outcomes.append(outcome)
         if len(self._outcomes) >= SHARD_ROWS:
@@ -638,9 +638,9 @@ def _offer_refusals(rows: _Rows, tasks: _Tasks, left_out: _Positions) -> None:
 
 def _refusals(tasks: _Tasks, positions: _Positions, now: datetime) -> pa.Table:
     outcomes = [
-        Outcome(
+        TaskResult(
             tasks.ids[position].as_py(),
-            OutcomeKind.REQUEST_FAILED,
+            Outcome.REQUEST_FAILED,
             now,
             attempts=0,
             requests=0,
@@ -657,7 +657,7 @@ def _counted(rows: _Rows, report: GenerationsReport, give_up: GiveUpPolicy) -> I
     report.outcomes, report.states, report.open_tasks, report.preview = Counter(), Counter(), 0, []
     for table in rows.tables():
         _count_values(report.outcomes, table["outcome"])
-        _count_values(report.states, table["state"].filter(pc.equal(table["outcome"], OutcomeKind.RESOLVED.value)))
+        _count_values(report.states, table["state"].filter(pc.equal(table["outcome"], Outcome.RESOLVED.value)))
         open_rows = pc.invert(_is_final(table, give_up))
         if give_up.before is not None:
             # A task that is still open after all that time is asked for by backfills, but awaited no longer.

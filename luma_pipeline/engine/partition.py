@@ -21,7 +21,7 @@ from luma_pipeline.engine.generations import (
 )
 from luma_pipeline.engine.tasks import TasksReport, read_tasks
 from luma_pipeline.engine.videos import ManifestPolicy, PartitionVideos, VideosReport, artifacts_to_copy
-from luma_pipeline.luma import LumaClient, Outcome
+from luma_pipeline.luma import LumaClient, TaskResult
 from luma_pipeline.media import MediaCopier
 from luma_pipeline.source.table import SourceTable
 
@@ -138,12 +138,12 @@ class PartitionWork:
         self._mark(partition, read_at, generations, videos_report)
         return PartitionReport(partition, tasks_report, generations, videos_report, faults)
 
-    def _on_answer(self, tasks: int, videos: PartitionVideos | None) -> Callable[[Outcome, datetime], None]:
+    def _on_answer(self, tasks: int, videos: PartitionVideos | None) -> Callable[[TaskResult, datetime], None]:
         progress = self.progress
         if progress is not None:
             progress.found(tasks)
 
-        def on_answer(outcome: Outcome, submitted_at: datetime) -> None:
+        def on_answer(outcome: TaskResult, submitted_at: datetime) -> None:
             if progress is not None:
                 progress.answered()
             if videos is not None:

@@ -34,7 +34,7 @@ from luma_pipeline.dataset.manifest import (
     digests_of,
 )
 from luma_pipeline.engine.policy import GiveUpPolicy
-from luma_pipeline.luma import Outcome, State
+from luma_pipeline.luma import State, TaskResult
 from luma_pipeline.luma.schema import TIMESTAMP
 from luma_pipeline.media import (
     Artifact,
@@ -142,7 +142,7 @@ class PartitionVideos:
         self._under_way = 0
         self._report = VideosReport()
 
-    def offer_answer(self, outcome: Outcome, submitted_at: datetime) -> None:
+    def offer_answer(self, outcome: TaskResult, submitted_at: datetime) -> None:
         """Begin to copy what a new answer brings, while the others are still being asked for.
 
         Raises what a copy has raised by now, as `finish` does.

@@ -14,7 +14,7 @@ from luma_pipeline.luma.errors import (
     QuotaExceededError,
 )
 from luma_pipeline.luma.flatten import Drift, Flattened, flatten, to_table
-from luma_pipeline.luma.outcome import FINAL_STATES, Outcome, OutcomeKind, State
+from luma_pipeline.luma.results import FINAL_STATES, Outcome, State, TaskResult
 from luma_pipeline.luma.schema import GENERATIONS_SCHEMA, SCHEMA_VERSION
 
 __all__ = [
@@ -30,10 +30,10 @@ __all__ = [
     "LumaClient",
     "LumaError",
     "Outcome",
-    "OutcomeKind",
     "ProviderUnavailableError",
     "QuotaExceededError",
     "State",
+    "TaskResult",
     "flatten",
     "to_table",
 ]

@@ -29,8 +29,8 @@ from luma_pipeline.luma.errors import (
     ProviderUnavailableError,
     QuotaExceededError,
 )
-from luma_pipeline.luma.outcome import Outcome, OutcomeKind
 from luma_pipeline.luma.pace import AdaptivePace, Pace, TokenBucket
+from luma_pipeline.luma.results import Outcome, TaskResult
 from luma_pipeline.luma.transport import BodyTooLargeError, HttpAnswer, HttpTransport, TransportError
 
 __all__ = ["DEFAULT_BASE_URL", "LumaClient"]
@@ -47,7 +47,7 @@ _BACKOFF_LIMIT = 20.0
 
 
 class LumaClient:
-    """Asks the provider for generations: bounded threads, one shared pace, retries, and an `Outcome` for every task.
+    """Asks the provider for generations: bounded threads, one shared pace, retries, and an `TaskResult` for every task.
 
     A context manager; thread-safe, and several `fetch` calls at a time share its threads and its pace.
 
@@ -156,8 +156,8 @@ class LumaClient:
     ) -> None:
         self.close()
 
-    def fetch(self, task_ids: Iterable[str]) -> Iterator[Outcome]:
-        """Ask for tasks and yield one `Outcome` for each, in the order the answers come.
+    def fetch(self, task_ids: Iterable[str]) -> Iterator[TaskResult]:
+        """Ask for tasks and yield one `TaskResult` for each, in the order the answers come.
 
         `task_ids` is read as answers are taken, a bounded number ahead. A consumer that stops early leaves nothing
         running but the requests already sent.
@@ -192,7 +192,7 @@ class LumaClient:
         finally:
             job.cancelled = True
 
-    def fetch_one(self, task_id: str) -> Outcome:
+    def fetch_one(self, task_id: str) -> TaskResult:
         """Ask for one task, in the caller's thread. Raises as `fetch` does."""
         return self._ask(_Work(None, (task_id,)), task_id)
 
@@ -273,11 +273,11 @@ class LumaClient:
 
     # One task.
 
-    def _ask(self, work: _Work, task_id: str) -> Outcome:
+    def _ask(self, work: _Work, task_id: str) -> TaskResult:
         if not task_id.strip():
-            return Outcome(
+            return TaskResult(
                 task_id,
-                OutcomeKind.REQUEST_FAILED,
+                Outcome.REQUEST_FAILED,
                 _now(),
                 attempts=0,
                 requests=0,
@@ -289,7 +289,7 @@ class LumaClient:
             result = replace(result, requests=result.requests + work.unbooked)
         return self._outcome(task_id, result)
 
-    def _outcome(self, task_id: str, result: _Result) -> Outcome:
+    def _outcome(self, task_id: str, result: _Result) -> TaskResult:
         answer = result.answer
         common: dict[str, Any] = {
             "attempts": result.attempts,
@@ -299,8 +299,8 @@ class LumaClient:
             "throttled": result.throttled,
         }
         if answer is None:
-            kind = OutcomeKind.INVALID_RESPONSE if result.error_code in _INVALID_CODES else OutcomeKind.REQUEST_FAILED
-            return Outcome(
+            kind = Outcome.INVALID_RESPONSE if result.error_code in _INVALID_CODES else Outcome.REQUEST_FAILED
+            return TaskResult(
                 task_id,
                 kind,
                 _now(),
@@ -309,18 +309,18 @@ class LumaClient:
                 **common,
             )
         if answer.verdict is Verdict.GENERATION:
-            return Outcome(
+            return TaskResult(
                 task_id,
-                OutcomeKind.RESOLVED,
+                Outcome.RESOLVED,
                 _now(),
                 http_status=result.status,
                 generation=self._dialect.read(answer.body),
                 raw_response=answer.text,
                 **common,
             )
-        return Outcome(
+        return TaskResult(
             task_id,
-            _KINDS.get(answer.verdict, OutcomeKind.REQUEST_FAILED),
+            _KINDS.get(answer.verdict, Outcome.REQUEST_FAILED),
             _now(),
             http_status=result.status,
             error_code=answer.code,
@@ -491,9 +491,9 @@ class LumaClient:
 
 
 _KINDS = {
-    Verdict.NOT_FOUND: OutcomeKind.NOT_FOUND,
-    Verdict.INVALID: OutcomeKind.INVALID_RESPONSE,
-    Verdict.GARBLED: OutcomeKind.INVALID_RESPONSE,
+    Verdict.NOT_FOUND: Outcome.NOT_FOUND,
+    Verdict.INVALID: Outcome.INVALID_RESPONSE,
+    Verdict.GARBLED: Outcome.INVALID_RESPONSE,
 }
 _UNANSWERED = frozenset({Verdict.RETRY, Verdict.GARBLED, Verdict.TOO_FAST, Verdict.NO_QUOTA})
 _NO_SUCH_LINK = frozenset({402, 403, 404, 405, 410, 501})
@@ -509,7 +509,7 @@ class _Job:
     """One `fetch` call: where its results go, and whether anybody still waits for them."""
 
     def __post_init__(self) -> None:
-        self.results: queue.SimpleQueue[Outcome | BaseException] = queue.SimpleQueue()
+        self.results: queue.SimpleQueue[TaskResult | BaseException] = queue.SimpleQueue()
         self.cancelled = False
 
 
@@ -526,7 +526,7 @@ class _Work:
     def is_cancelled(self) -> bool:
         return self.job is not None and self.job.cancelled
 
-    def deliver(self, result: Outcome | BaseException) -> None:
+    def deliver(self, result: TaskResult | BaseException) -> None:
         if self.job is not None:
             self.job.results.put(result)
 

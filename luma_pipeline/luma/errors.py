@@ -1,4 +1,4 @@
-"""The provider's room: its errors. A `LumaError` stops everything; one bad task is never one, it is an `Outcome`."""
+"""The provider's room: its errors. A `LumaError` stops everything; one bad task is never one, it is an `TaskResult`."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luma_pipeline.luma.outcome import Outcome
+from luma_pipeline.luma.results import TaskResult
 from luma_pipeline.luma.schema import FIELDS, GENERATIONS_SCHEMA, TIMESTAMP, Field
 from luma_pipeline.luma.timestamps import parse_timestamp
 
@@ -52,7 +52,7 @@ class Flattened:
     drift: tuple[Drift, ...]
 
 
-def to_table(outcomes: Iterable[Outcome], submitted_at: Sequence[datetime | None] | None = None) -> pa.Table:
+def to_table(outcomes: Iterable[TaskResult], submitted_at: Sequence[datetime | None] | None = None) -> pa.Table:
     """One row per outcome, in their order, with GENERATIONS_SCHEMA.
 
     `submitted_at`, if given, has one aware time (or None) per outcome: it comes from the source table, which the
@@ -61,14 +61,14 @@ def to_table(outcomes: Iterable[Outcome], submitted_at: Sequence[datetime | None
     return flatten(outcomes, submitted_at).table
 
 
-def flatten(outcomes: Iterable[Outcome], submitted_at: Sequence[datetime | None] | None = None) -> Flattened:
+def flatten(outcomes: Iterable[TaskResult], submitted_at: Sequence[datetime | None] | None = None) -> Flattened:
     """As `to_table`, with the drift."""
     rows = list(outcomes)
     task_ids = [row.task_id for row in rows]
     columns: dict[str, pa.Array] = {
         "task_id": _text_array(task_ids),
         "submitted_at": pa.nulls(len(rows), TIMESTAMP) if submitted_at is None else pa.array(submitted_at, TIMESTAMP),
-        "outcome": pa.array([row.kind for row in rows], pa.string()),
+        "outcome": pa.array([row.outcome for row in rows], pa.string()),
         "http_status": pa.array([row.http_status for row in rows], pa.int32()),
         "error_code": _text_array([row.error_code for row in rows]),
         "error_message": _text_array([row.error_message for row in rows]),

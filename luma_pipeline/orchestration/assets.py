@@ -23,7 +23,7 @@ from luma_pipeline.engine.generations import ResolvePolicy
 from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS, Partition, PartitionReport, PartitionWork
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.videos import ManifestPolicy, artifacts_from, link_of_answer
-from luma_pipeline.luma import LinkUnavailableError, LumaClient, LumaError, OutcomeKind
+from luma_pipeline.luma import LinkUnavailableError, LumaClient, LumaError, Outcome
 from luma_pipeline.media import Artifact, BucketError, CopyError, CopyStatus, ErrorCode, LinkSource, MediaCopier
 from luma_pipeline.orchestration.checks import RunChecks, Thresholds, check_specs
 from luma_pipeline.orchestration.metadata import generations_metadata, tasks_metadata, videos_metadata
@@ -190,7 +190,7 @@ class _Links:
     def refreshed(self, task_id: str, artifact: Artifact) -> str | None:
         """A living link in place of a dead one; None where the answer has none."""
         outcome = self._client.fetch_one(task_id)
-        if outcome.kind in (OutcomeKind.REQUEST_FAILED, OutcomeKind.INVALID_RESPONSE):
+        if outcome.outcome in (Outcome.REQUEST_FAILED, Outcome.INVALID_RESPONSE):
             # Without this, an hour's trouble of the provider's would look like a video that is gone for good.
             message = f"the provider could not be asked for a living link: {outcome.error_message}"
             raise CopyError(ErrorCode.LINK_UNAVAILABLE, message)

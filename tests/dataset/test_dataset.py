@@ -24,7 +24,7 @@ import pytest
 
 import luma_pipeline
 from luma_pipeline.dataset.files import ROW_GROUP_ROWS, Dataset, DatasetError, StaleVersionError, _s3
-from luma_pipeline.luma import GENERATIONS_SCHEMA, Outcome, OutcomeKind, to_table
+from luma_pipeline.luma import GENERATIONS_SCHEMA, Outcome, TaskResult, to_table
 from luma_pipeline.luma.schema import SCHEMA_VERSION, TIMESTAMP
 from luma_pipeline.sandbox.s3 import ObjectStore
 
@@ -78,7 +78,7 @@ def test_columns_that_are_null_in_every_row_keep_their_type(dataset: Dataset) ->
     for tables in ([GENERATIONS_SCHEMA.empty_table()], []):
         assert file.replace(GENERATIONS_SCHEMA, tables).rows == 0
         assert file.read().schema.equals(GENERATIONS_SCHEMA)
-    file.replace(GENERATIONS_SCHEMA, [to_table([Outcome("a", OutcomeKind.NOT_FOUND, LONG_AGO)], [LONG_AGO])])
+    file.replace(GENERATIONS_SCHEMA, [to_table([TaskResult("a", Outcome.NOT_FOUND, LONG_AGO)], [LONG_AGO])])
     assert file.read().schema.equals(GENERATIONS_SCHEMA)
 
 

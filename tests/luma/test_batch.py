@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from luma_pipeline.luma import OutcomeKind, to_table
+from luma_pipeline.luma import Outcome, to_table
 from luma_pipeline.sandbox.provider import Answer, Batch, Endpoint, Generation, Oddity, Phase, ProviderServer
 from tests.luma.conftest import IDS, client
 
@@ -55,8 +55,8 @@ def test_what_a_batch_leaves_out_or_garbles_is_asked_for_singly(provider: Provid
     with client(provider, batch_size=10) as luma:
         outcomes = {outcome.task_id: outcome for outcome in luma.fetch([*IDS[:10], "nobody"])}
     assert asked_singly(provider) == {"task-3", "task-4", "nobody"}
-    assert outcomes["nobody"].kind is OutcomeKind.NOT_FOUND
-    assert {outcome.kind for name, outcome in outcomes.items() if name != "nobody"} == {OutcomeKind.RESOLVED}
+    assert outcomes["nobody"].outcome is Outcome.NOT_FOUND
+    assert {outcome.outcome for name, outcome in outcomes.items() if name != "nobody"} == {Outcome.RESOLVED}
     assert len(outcomes) == 11
 
 
@@ -91,7 +91,7 @@ def test_a_batch_without_usable_answers_costs_no_task_its_row(provider: Provider
     with client(provider, batch_size=10, max_retry_seconds=0.0) as luma:
         outcomes = list(luma.fetch(IDS[:20]))
     assert sorted(outcome.task_id for outcome in outcomes) == sorted(IDS[:20])
-    assert {outcome.kind for outcome in outcomes} == {OutcomeKind.RESOLVED}
+    assert {outcome.outcome for outcome in outcomes} == {Outcome.RESOLVED}
 
 
 def test_a_gateway_without_batches_is_found_out_once(
@@ -101,7 +101,7 @@ def test_a_gateway_without_batches_is_found_out_once(
     provider.latency_seconds = 0.05
     with client(provider, batch_size=5, max_concurrency=16) as luma:
         outcomes = [*luma.fetch(IDS), *luma.fetch(IDS[:10])]
-    assert {outcome.kind for outcome in outcomes} == {OutcomeKind.RESOLVED}
+    assert {outcome.outcome for outcome in outcomes} == {Outcome.RESOLVED}
     assert batches(provider) == 1
     assert [record.getMessage().count("no batch endpoint") for record in caplog.records] == [1]
 
@@ -119,4 +119,4 @@ def test_half_a_surrogate_pair_in_a_batch_is_kept_in_the_raw_response(provider: 
 def test_a_repeated_id_has_an_outcome_each_time(provider: ProviderServer) -> None:
     with client(provider, batch_size=4) as luma:
         outcomes = list(luma.fetch(["task-1"] * 4))
-    assert [outcome.kind for outcome in outcomes] == [OutcomeKind.RESOLVED] * 4
+    assert [outcome.outcome for outcome in outcomes] == [Outcome.RESOLVED] * 4

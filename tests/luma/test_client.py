@@ -19,7 +19,7 @@ from luma_pipeline.luma import (
     LinkUnavailableError,
     LumaClient,
     LumaError,
-    OutcomeKind,
+    Outcome,
     ProviderUnavailableError,
     QuotaExceededError,
 )
@@ -41,8 +41,8 @@ def test_every_task_has_exactly_one_outcome(provider: ProviderServer) -> None:
     with client(provider) as luma:
         outcomes = list(luma.fetch(iter([*IDS, "unknown"])))
     assert Counter(outcome.task_id for outcome in outcomes) == Counter([*IDS, "unknown"])
-    assert {outcome.kind for outcome in outcomes if outcome.task_id != "unknown"} == {OutcomeKind.RESOLVED}
-    assert [outcome.kind for outcome in outcomes if outcome.task_id == "unknown"] == [OutcomeKind.NOT_FOUND]
+    assert {outcome.outcome for outcome in outcomes if outcome.task_id != "unknown"} == {Outcome.RESOLVED}
+    assert [outcome.outcome for outcome in outcomes if outcome.task_id == "unknown"] == [Outcome.NOT_FOUND]
     assert provider.total == len(IDS) + 1
 
 
@@ -52,7 +52,7 @@ WILD_IDS = ["a/b", "..", ".", "%2F", "ä ö?#&=+", "x" * 500, "日本", "a\\b", 
 @pytest.mark.parametrize("task_id", WILD_IDS)
 def test_a_task_id_is_data_whatever_is_in_it(task_id: str) -> None:
     with ProviderServer([Generation(task_id)]) as provider, client(provider) as luma:
-        assert luma.fetch_one(task_id).kind is OutcomeKind.RESOLVED
+        assert luma.fetch_one(task_id).outcome is Outcome.RESOLVED
         assert provider.count(task_id) == 1
 
 
@@ -70,23 +70,23 @@ RETRIED = {
     "not JSON": Answer(200, {}, b"<html>maintenance</html>"),
 }
 NOT_RETRIED = {
-    "400": (Answer.of_json({"error": {"code": "bad", "message": "no"}}, 400), OutcomeKind.REQUEST_FAILED),
-    "404": (Answer.of_json({"error": {"code": "task_not_exist", "message": ""}}, 404), OutcomeKind.NOT_FOUND),
-    "404 of another": (Answer(404, {}, b"404 page not found"), OutcomeKind.REQUEST_FAILED),
-    "409": (Answer(409), OutcomeKind.REQUEST_FAILED),
-    "422": (Answer.of_json({"detail": "what?"}, 422), OutcomeKind.REQUEST_FAILED),
-    "a list": (Answer.of_json([]), OutcomeKind.INVALID_RESPONSE),
-    "no generation": (Answer.of_json({"hello": "world"}), OutcomeKind.INVALID_RESPONSE),
-    "redirect": (Answer(302, {"Location": "http://127.0.0.1:1/"}), OutcomeKind.REQUEST_FAILED),
+    "400": (Answer.of_json({"error": {"code": "bad", "message": "no"}}, 400), Outcome.REQUEST_FAILED),
+    "404": (Answer.of_json({"error": {"code": "task_not_exist", "message": ""}}, 404), Outcome.NOT_FOUND),
+    "404 of another": (Answer(404, {}, b"404 page not found"), Outcome.REQUEST_FAILED),
+    "409": (Answer(409), Outcome.REQUEST_FAILED),
+    "422": (Answer.of_json({"detail": "what?"}, 422), Outcome.REQUEST_FAILED),
+    "a list": (Answer.of_json([]), Outcome.INVALID_RESPONSE),
+    "no generation": (Answer.of_json({"hello": "world"}), Outcome.INVALID_RESPONSE),
+    "redirect": (Answer(302, {"Location": "http://127.0.0.1:1/"}), Outcome.REQUEST_FAILED),
     "200, no such task": (
         Answer.of_json({"code": "task_not_exist", "message": "task not exist", "data": None}),
-        OutcomeKind.NOT_FOUND,
+        Outcome.NOT_FOUND,
     ),
     "500, no such task": (
         Answer.of_json({"code": "fail", "message": "no such task", "data": None}, 500),
-        OutcomeKind.NOT_FOUND,
+        Outcome.NOT_FOUND,
     ),
-    "detail": (Answer.of_json({"detail": "Generation not found"}, 400), OutcomeKind.NOT_FOUND),
+    "detail": (Answer.of_json({"detail": "Generation not found"}, 400), Outcome.NOT_FOUND),
 }
 
 
@@ -95,7 +95,7 @@ def test_a_passing_fault_is_tried_again(provider: ProviderServer, name: str) -> 
     provider.script("task-1", [RETRIED[name], GOOD])
     with client(provider) as luma:
         outcome = luma.fetch_one("task-1")
-    assert (outcome.kind, outcome.attempts, provider.count("task-1")) == (OutcomeKind.RESOLVED, 2, 2)
+    assert (outcome.outcome, outcome.attempts, provider.count("task-1")) == (Outcome.RESOLVED, 2, 2)
 
 
 @pytest.mark.parametrize("name", NOT_RETRIED)
@@ -104,7 +104,7 @@ def test_an_answer_that_will_not_change_is_taken_as_it_is(provider: ProviderServ
     provider.script("task-1", [answer])
     with client(provider) as luma:
         outcome = luma.fetch_one("task-1")
-    assert (outcome.kind, outcome.attempts, provider.count("task-1")) == (kind, 1, 1)
+    assert (outcome.outcome, outcome.attempts, provider.count("task-1")) == (kind, 1, 1)
     assert outcome.error_code is not None
 
 
@@ -113,8 +113,8 @@ def test_the_budget_of_attempts_ends_in_a_row_that_says_why(provider: ProviderSe
     provider.script("task-2", [Answer(200, {}, b"<html>")])
     with client(provider, max_attempts=2) as luma:
         busy, garbled = luma.fetch_one("task-1"), luma.fetch_one("task-2")
-    assert (busy.kind, busy.error_code, busy.error_message) == (OutcomeKind.REQUEST_FAILED, "overloaded", "busy")
-    assert (garbled.kind, garbled.raw_response) == (OutcomeKind.INVALID_RESPONSE, "<html>")
+    assert (busy.outcome, busy.error_code, busy.error_message) == (Outcome.REQUEST_FAILED, "overloaded", "busy")
+    assert (garbled.outcome, garbled.raw_response) == (Outcome.INVALID_RESPONSE, "<html>")
     assert provider.count("task-1") == 2
 
 
@@ -147,14 +147,14 @@ def test_a_provider_that_is_down_stops_the_run(provider: ProviderServer, status:
 
 def test_an_outage_of_seconds_costs_no_task_its_answer(provider: ProviderServer) -> None:
     with client(provider, max_attempts=1, unavailable_after=5, unavailable_seconds=60.0) as luma:
-        assert luma.fetch_one(IDS[0]).kind is OutcomeKind.RESOLVED
+        assert luma.fetch_one(IDS[0]).outcome is Outcome.RESOLVED
         provider.outage = Answer(502)
         answers = luma.fetch(IDS)
         timer = threading.Timer(0.5, setattr, (provider, "outage", None))
         timer.start()
         outcomes = list(answers)
         timer.join()
-    assert {outcome.kind for outcome in outcomes} == {OutcomeKind.RESOLVED}
+    assert {outcome.outcome for outcome in outcomes} == {Outcome.RESOLVED}
     assert max(outcome.attempts for outcome in outcomes) > 1
 
 
@@ -165,7 +165,7 @@ def test_tasks_that_alone_are_left_and_always_fail_are_rows(provider: ProviderSe
         provider.script(task_id, [Answer.of_json({"error": {"code": "panic", "message": "at this task"}}, status)])
     with client(provider, max_attempts=2, unavailable_after=2, unavailable_seconds=1.0) as luma:
         outcomes = list(luma.fetch(failing))
-    assert {(outcome.kind, outcome.error_code) for outcome in outcomes} == {(OutcomeKind.REQUEST_FAILED, "panic")}
+    assert {(outcome.outcome, outcome.error_code) for outcome in outcomes} == {(Outcome.REQUEST_FAILED, "panic")}
     assert min(outcome.attempts for outcome in outcomes) >= 2
 
 
@@ -175,15 +175,15 @@ def test_tasks_that_always_fail_and_so_finish_last_are_rows(provider: ProviderSe
         provider.script(task_id, [fault])
     with client(provider, max_attempts=2, max_concurrency=11, unavailable_after=5, unavailable_seconds=1.0) as luma:
         outcomes = {outcome.task_id: outcome for outcome in luma.fetch(IDS)}
-    assert not any(outcomes[task_id].kind is OutcomeKind.RESOLVED for task_id in IDS[:10])
-    assert {outcomes[task_id].kind for task_id in IDS[10:]} == {OutcomeKind.RESOLVED}
+    assert not any(outcomes[task_id].outcome is Outcome.RESOLVED for task_id in IDS[:10])
+    assert {outcomes[task_id].outcome for task_id in IDS[10:]} == {Outcome.RESOLVED}
 
 
 def test_tries_of_an_outage_are_not_counted(provider: ProviderServer) -> None:
     provider.script("task-1", [Answer(502), Answer(500), GOOD])
     with client(provider, max_attempts=2) as luma:
         outcome = luma.fetch_one("task-1")
-    assert (outcome.kind, outcome.attempts) == (OutcomeKind.RESOLVED, 3)
+    assert (outcome.outcome, outcome.attempts) == (Outcome.RESOLVED, 3)
 
 
 @pytest.mark.parametrize("budget", ["max_retry_seconds", "unavailable_seconds"])
@@ -191,7 +191,7 @@ def test_one_task_that_no_proxy_brings_through_ends_by_its_time(provider: Provid
     provider.script("task-1", [Answer(504)])
     with client(provider, max_attempts=1, **{budget: 1.0}) as luma:
         outcome = luma.fetch_one("task-1")
-    assert (outcome.kind, outcome.http_status) == (OutcomeKind.REQUEST_FAILED, 504)
+    assert (outcome.outcome, outcome.http_status) == (Outcome.REQUEST_FAILED, 504)
     assert outcome.attempts > 1
 
 
@@ -220,8 +220,8 @@ def test_tasks_that_fail_among_others_that_do_not_stop_nothing(provider: Provide
     for task_id in IDS[::2]:
         provider.script(task_id, [Answer(500)])
     with client(provider, max_attempts=1, unavailable_after=20, max_concurrency=2) as luma:
-        kinds = Counter(outcome.kind for outcome in luma.fetch(IDS))
-    assert kinds == {OutcomeKind.RESOLVED: 30, OutcomeKind.REQUEST_FAILED: 30}
+        kinds = Counter(outcome.outcome for outcome in luma.fetch(IDS))
+    assert kinds == {Outcome.RESOLVED: 30, Outcome.REQUEST_FAILED: 30}
 
 
 @pytest.mark.parametrize("form", ["seconds", "http-date"])
@@ -252,7 +252,7 @@ def test_a_retry_after_that_is_past_or_no_time_is_an_ordinary_refusal(
     provider.script("task-1", [Answer(429, {"Retry-After": retry_after}), GOOD])
     with client(provider) as luma:
         outcome = luma.fetch_one("task-1")
-    assert (outcome.kind, outcome.attempts, outcome.throttled) == (OutcomeKind.RESOLVED, 2, 1)
+    assert (outcome.outcome, outcome.attempts, outcome.throttled) == (Outcome.RESOLVED, 2, 1)
 
 
 def test_a_retry_after_longer_than_the_budget_ends_the_run(provider: ProviderServer) -> None:
@@ -288,7 +288,7 @@ def test_an_adaptive_client_gets_every_answer_through_a_limit(provider: Provider
     provider.rate_limit = RateLimit(100, burst=10, retry_after=retry_after)
     with client(provider) as luma:
         outcomes = list(luma.fetch(IDS))
-    assert {outcome.kind for outcome in outcomes} == {OutcomeKind.RESOLVED}
+    assert {outcome.outcome for outcome in outcomes} == {Outcome.RESOLVED}
     assert provider.count_status(429) < len(IDS)
 
 
@@ -342,11 +342,11 @@ def test_closing_while_answers_come_ends_the_fetch_and_makes_no_rows(
     for delay in (0.0, 0.01, 0.05, 0.1, 0.2):
         luma = client(provider, max_attempts=1, max_retry_seconds=0.0, batch_size=batch_size)
         outcomes = luma.fetch(itertools.cycle(IDS))
-        kinds.add(next(outcomes).kind)
+        kinds.add(next(outcomes).outcome)
         threading.Timer(delay, luma.close).start()
         with pytest.raises(LumaError, match="closed"):
-            kinds.update(outcome.kind for outcome in outcomes)
-    assert kinds == {OutcomeKind.RESOLVED}
+            kinds.update(outcome.outcome for outcome in outcomes)
+    assert kinds == {Outcome.RESOLVED}
 
 
 def test_a_closed_client_asks_for_nothing(provider: ProviderServer) -> None:
@@ -364,8 +364,8 @@ def test_a_closed_client_asks_for_nothing(provider: ProviderServer) -> None:
 def test_a_closed_kept_alive_connection_is_no_failure(provider: ProviderServer) -> None:
     provider.script("task-1", [Answer(200, {}, b'{"state": "completed"}', close=True)])
     with client(provider, max_retry_seconds=0.0) as luma:
-        kinds = [luma.fetch_one(task_id).kind for task_id in ("task-1", "task-2")]
-    assert kinds == [OutcomeKind.RESOLVED] * 2
+        kinds = [luma.fetch_one(task_id).outcome for task_id in ("task-1", "task-2")]
+    assert kinds == [Outcome.RESOLVED] * 2
 
 
 def drip(head: bytes) -> Callable[[socket.socket], None]:
@@ -395,7 +395,7 @@ def test_a_dripping_server_is_cut_off_by_the_deadline(name: str) -> None:
         LumaClient(token=TOKEN, base_url=base_url, deadline=0.6, max_retry_seconds=0.0) as luma,
     ):
         outcome = luma.fetch_one("t")
-    assert (outcome.kind, outcome.error_code) == (OutcomeKind.REQUEST_FAILED, "deadline")
+    assert (outcome.outcome, outcome.error_code) == (Outcome.REQUEST_FAILED, "deadline")
 
 
 def say_nothing(_: socket.socket) -> None:
@@ -414,8 +414,8 @@ def test_a_silent_server_is_a_time_out() -> None:
 def test_a_body_above_the_limit_is_refused(oddity: Oddity) -> None:
     with ProviderServer([Generation("t", oddities=(oddity,))]) as provider, client(provider) as luma:
         outcome = luma.fetch_one("t")
-    assert (outcome.kind, outcome.error_code, outcome.attempts) == (
-        OutcomeKind.INVALID_RESPONSE,
+    assert (outcome.outcome, outcome.error_code, outcome.attempts) == (
+        Outcome.INVALID_RESPONSE,
         "body_too_large",
         1,
     )
@@ -451,7 +451,7 @@ def test_settings_out_of_range_are_refused_by_their_name(settings: dict[str, Any
 
 def test_a_token_may_come_with_its_files_line_end(provider: ProviderServer) -> None:
     with client(provider, token=f" {TOKEN}\r\n") as luma:
-        assert luma.fetch_one("task-1").kind is OutcomeKind.RESOLVED
+        assert luma.fetch_one("task-1").outcome is Outcome.RESOLVED
 
 
 def test_a_link_without_watermark_is_asked_for_by_itself(provider: ProviderServer) -> None:
@@ -470,7 +470,7 @@ def test_an_account_without_links_without_watermark_has_none(provider: ProviderS
         assert luma.unwatermarked_link("task-1") is None
         assert provider.total == 1
         provider.outage = None
-        assert luma.fetch_one("task-1").kind is OutcomeKind.RESOLVED
+        assert luma.fetch_one("task-1").outcome is Outcome.RESOLVED
 
 
 NO_WORD_OF_A_LINK = {

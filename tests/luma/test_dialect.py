@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 import lumaai
 import pytest
 
-from luma_pipeline.luma import LumaClient, Outcome, OutcomeKind, to_table
+from luma_pipeline.luma import LumaClient, Outcome, TaskResult, to_table
 from luma_pipeline.sandbox.provider import TOKEN, Endpoint, Generation, Phase, ProviderServer
 
 START = datetime(2024, 12, 24, 18, 1, 25, 319_000, tzinfo=timezone.utc)
@@ -39,7 +39,7 @@ def provider(clock: Clock) -> Iterator[ProviderServer]:
         yield server
 
 
-def ask(provider: ProviderServer, dialect: str, task_id: str = "a/b") -> Outcome:
+def ask(provider: ProviderServer, dialect: str, task_id: str = "a/b") -> TaskResult:
     with LumaClient(token=TOKEN, base_url=provider.base_url, dialect=dialect) as luma:
         return luma.fetch_one(task_id)
 
@@ -75,5 +75,5 @@ def test_failures_are_told_as_the_gateway_tells_them(provider: ProviderServer) -
     own, gateway = (to_table([ask(provider, dialect, "bad")]).to_pylist()[0] for dialect in ("luma", "gateway"))
     assert (own["state"], own["failure_reason"]) == ("failed", gateway["failure_reason"])
     unknown = ask(provider, "luma", "unknown")
-    assert (unknown.kind, unknown.error_message) == (OutcomeKind.NOT_FOUND, "Generation not found")
+    assert (unknown.outcome, unknown.error_message) == (Outcome.NOT_FOUND, "Generation not found")
     assert {record.endpoint for record in provider.requests if "unknown" in record.task_ids} == {Endpoint.LUMA}

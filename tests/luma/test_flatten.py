@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luma_pipeline.luma import FINAL_STATES, GENERATIONS_SCHEMA, Outcome, OutcomeKind, flatten, to_table
+from luma_pipeline.luma import FINAL_STATES, GENERATIONS_SCHEMA, Outcome, TaskResult, flatten, to_table
 from luma_pipeline.luma.answers import read_answer
 from luma_pipeline.luma.schema import FIELDS
 
@@ -21,9 +21,9 @@ PAGE = json.loads((Path(__file__).parent / "page_example.json").read_text())
 POLLED = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
 
 
-def resolved(body: Any, task_id: str = "t") -> Outcome:
-    return Outcome(
-        task_id, OutcomeKind.RESOLVED, POLLED, http_status=200, generation=body, raw_response=json.dumps(body)
+def resolved(body: Any, task_id: str = "t") -> TaskResult:
+    return TaskResult(
+        task_id, Outcome.RESOLVED, POLLED, http_status=200, generation=body, raw_response=json.dumps(body)
     )
 
 
@@ -119,7 +119,7 @@ def test_drift_is_counted_by_field_and_type() -> None:
 
 
 def test_columns_that_are_null_in_every_row_keep_their_type() -> None:
-    table = to_table([Outcome("t", OutcomeKind.NOT_FOUND, POLLED, http_status=404)])
+    table = to_table([TaskResult("t", Outcome.NOT_FOUND, POLLED, http_status=404)])
     assert table.schema.equals(GENERATIONS_SCHEMA)
     assert to_table([]).schema.equals(GENERATIONS_SCHEMA)
 
@@ -139,7 +139,7 @@ def test_submitted_times_come_from_the_caller() -> None:
     ],
 )
 def test_the_time_of_an_answer_is_kept_to_the_microsecond(polled: datetime) -> None:
-    assert to_table([Outcome("t", OutcomeKind.NOT_FOUND, polled)])["polled_at"].to_pylist() == [polled]
+    assert to_table([TaskResult("t", Outcome.NOT_FOUND, polled)])["polled_at"].to_pylist() == [polled]
 
 
 anything = st.recursive(
@@ -239,7 +239,7 @@ def test_what_is_not_on_the_page_may_be_nested_however_deep() -> None:
     for _ in range(20_000):
         deep, again = [deep], [again]
     body = {"video": {"new": deep}, "artifact": {"video": {"new": again}}}
-    drift = flatten([Outcome("t", OutcomeKind.RESOLVED, POLLED, generation=body)]).drift
+    drift = flatten([TaskResult("t", Outcome.RESOLVED, POLLED, generation=body)]).drift
     assert [(d.field, d.found) for d in drift] == [("artifact.video.new", "array"), ("video.new", "array")]
 
 
@@ -258,7 +258,7 @@ RAW = [
 @pytest.mark.parametrize("raw", RAW)
 def test_what_json_allows_is_a_row_with_its_text(raw: bytes) -> None:
     answer = read_answer(200, raw)
-    outcome = Outcome("t", OutcomeKind.RESOLVED, POLLED, generation=answer.body, raw_response=answer.text)
+    outcome = TaskResult("t", Outcome.RESOLVED, POLLED, generation=answer.body, raw_response=answer.text)
     table = to_table([outcome])
     table.validate(full=True)
     row = table.to_pylist()[0]

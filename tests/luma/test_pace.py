@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from luma_pipeline.luma import LumaClient, OutcomeKind
+from luma_pipeline.luma import LumaClient, Outcome
 from luma_pipeline.luma.pace import AdaptivePace, TokenBucket
 from luma_pipeline.sandbox.provider import TOKEN, Generation, ProviderServer, RateLimit
 from tests.luma.pace_simulation import (
@@ -219,6 +219,6 @@ def test_a_slow_limiter_without_a_burst_is_not_overrun_by_many_threads(requests_
     ):
         provider.rate_limit = RateLimit(10, burst=1)
         outcomes = list(luma.fetch(tasks))
-        assert {outcome.kind for outcome in outcomes} == {OutcomeKind.RESOLVED}
+        assert {outcome.outcome for outcome in outcomes} == {Outcome.RESOLVED}
         # A first volley of all threads can be refused, and a few of those that look for the limit.
         assert provider.count_status(429) < 30

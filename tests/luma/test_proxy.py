@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from luma_pipeline.luma import LumaClient, Outcome
+from luma_pipeline.luma import LumaClient, TaskResult
 from luma_pipeline.sandbox.provider import Generation, ProviderServer
 from tests.luma.raw_server import Proxy
 
@@ -41,7 +41,7 @@ def port_of(provider: ProviderServer) -> int:
     return int(provider.base_url.rpartition(":")[2])
 
 
-def ask(base_url: str) -> Outcome:
+def ask(base_url: str) -> TaskResult:
     with LumaClient(token=SECRET, base_url=base_url, max_retry_seconds=0.0) as luma:
         return luma.fetch_one("a/b")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from luma_pipeline.luma import LumaClient, OutcomeKind
+from luma_pipeline.luma import LumaClient, Outcome
 from tests.luma.raw_server import once, raw_server
 
 BODY = b'{"id": "t", "state": "completed"}'
@@ -45,7 +45,7 @@ WHOLE = {
 def test_a_whole_answer_is_read(name: str) -> None:
     with raw_server(once(WHOLE[name])) as base_url:
         outcome = ask(base_url)
-    assert (outcome.kind, outcome.raw_response) == (OutcomeKind.RESOLVED, BODY.decode())
+    assert (outcome.outcome, outcome.raw_response) == (Outcome.RESOLVED, BODY.decode())
 
 
 BROKEN = {
@@ -92,7 +92,7 @@ ENDLESS = {
 def test_an_endless_body_is_refused(name: str) -> None:
     with raw_server(endless(*ENDLESS[name])) as base_url:
         outcome = ask(base_url, max_body_bytes=1_000_000, deadline=30.0)
-    assert outcome.kind is OutcomeKind.INVALID_RESPONSE
+    assert outcome.outcome is Outcome.INVALID_RESPONSE
     assert outcome.error_code in ("body_too_large", "bad_http")
 
 
@@ -126,8 +126,8 @@ def test_a_kept_alive_connection_that_was_reset_is_no_failure() -> None:
         connection.recv(65536)
 
     with raw_server(answer) as base_url, LumaClient(token="t" * 20, base_url=base_url, max_retry_seconds=0.0) as luma:
-        kinds = {luma.fetch_one("t").kind for _ in range(5)}
-    assert kinds == {OutcomeKind.RESOLVED}
+        kinds = {luma.fetch_one("t").outcome for _ in range(5)}
+    assert kinds == {Outcome.RESOLVED}
 
 
 def test_threads_that_ask_for_one_task_each_share_the_connections() -> None:

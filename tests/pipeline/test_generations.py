@@ -28,8 +28,8 @@ from luma_pipeline.luma import (
     AuthenticationError,
     LumaClient,
     Outcome,
-    OutcomeKind,
     State,
+    TaskResult,
     to_table,
 )
 from luma_pipeline.luma.schema import TIMESTAMP
@@ -42,7 +42,7 @@ AT = datetime(2024, 12, 24, tzinfo=timezone.utc)
 LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
 _roots = itertools.count(1)
 
-OnAnswer = Callable[[Outcome, datetime], None]
+OnAnswer = Callable[[TaskResult, datetime], None]
 
 
 @dataclass
@@ -123,7 +123,7 @@ def tasks_of(task_ids: Sequence[str]) -> pa.Table:
 def at(task_id: str, step: Callable[[], object]) -> OnAnswer:
     """Do something while a run is asking: when a task's answer is there."""
 
-    def on_answer(outcome: Outcome, _: datetime) -> None:
+    def on_answer(outcome: TaskResult, _: datetime) -> None:
         if outcome.task_id == task_id:
             step()
 
@@ -309,11 +309,11 @@ def test_runs_at_the_same_time_end_with_one_row_for_each_task(anywhere: Place) -
 def test_rows_that_are_there_several_times_become_one_with_the_next_run(place: Place) -> None:
     place.know("a", "x", "n")
     answers = [
-        Outcome("a", OutcomeKind.RESOLVED, AT, generation={"id": "a", "state": "completed"}),
-        Outcome("x", OutcomeKind.RESOLVED, AT, generation={"id": "x", "state": "failed"}),
-        Outcome("x", OutcomeKind.RESOLVED, AT + timedelta(hours=1), generation={"id": "x", "state": "processing"}),
-        Outcome("n", OutcomeKind.NOT_FOUND, AT),
-        Outcome("n", OutcomeKind.REQUEST_FAILED, AT + timedelta(hours=1)),
+        TaskResult("a", Outcome.RESOLVED, AT, generation={"id": "a", "state": "completed"}),
+        TaskResult("x", Outcome.RESOLVED, AT, generation={"id": "x", "state": "failed"}),
+        TaskResult("x", Outcome.RESOLVED, AT + timedelta(hours=1), generation={"id": "x", "state": "processing"}),
+        TaskResult("n", Outcome.NOT_FOUND, AT),
+        TaskResult("n", Outcome.REQUEST_FAILED, AT + timedelta(hours=1)),
     ]
     place.file.replace(GENERATIONS_SCHEMA, [to_table(answers)])
     place.run(["a", "b", "x", "n"], limit=0)
@@ -465,7 +465,7 @@ def test_answers_are_saved_on_time_however_many_come(place: Place) -> None:
     place.know(*ids, phases=FAILED)
     saved: list[int] = []
 
-    def on_answer(outcome: Outcome, _: datetime) -> None:
+    def on_answer(outcome: TaskResult, _: datetime) -> None:
         if outcome.task_id in (ids[0], ids[600]):
             time.sleep(0.6)
         elif outcome.task_id == ids[-1]:

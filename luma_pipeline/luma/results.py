@@ -8,10 +8,10 @@ from datetime import datetime
 from enum import Enum
 from typing import Any
 
-__all__ = ["FINAL_STATES", "Outcome", "OutcomeKind", "State"]
+__all__ = ["FINAL_STATES", "Outcome", "State", "TaskResult"]
 
 
-class OutcomeKind(str, Enum):
+class Outcome(str, Enum):
     """How asking for a task ended."""
 
     RESOLVED = "resolved"
@@ -44,18 +44,18 @@ FINAL_STATES = frozenset({State.COMPLETED.value, State.FAILED.value})
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TaskResult:
     """The one answer to the question for one task.
 
     `generation` is the provider's answer in the shape of the gateway's page, whichever dialect was spoken, and only
-    present when `kind` is RESOLVED; `raw_response` is the body as it came, as text. `polled_at` is an aware UTC time.
-    `attempts` counts the tries for this task; `requests` the HTTP requests booked on it (the members of one batch
+    present when `outcome` is RESOLVED. `raw_response` is the body as it came, as text. `polled_at` is an aware UTC
+    time. `attempts` counts the tries for this task; `requests` the HTTP requests booked on it (the members of one batch
     share a request, and only the first of them carries it). `seconds` is the time from sending the last request to
     the last byte of its answer, `waited_seconds` the time spent waiting for the rate limit.
     """
 
     task_id: str
-    kind: OutcomeKind
+    outcome: Outcome
     polled_at: datetime
     attempts: int = 1
     requests: int = 1
