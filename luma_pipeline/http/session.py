@@ -34,7 +34,7 @@ FAILURES = (HTTPError, http.client.HTTPException, OSError, ValueError)
 """What urllib3, http.client and the socket raise for what the network or the host did."""
 
 _ONE_TRY = Retry(False)
-_PIECE_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 20
 _LONGEST_PIECE_SECONDS = 0.1
 
 
