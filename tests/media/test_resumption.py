@@ -80,6 +80,7 @@ def test_a_part_of_what_may_be_another_version_is_never_combined(
         result = copy(area, f"{host}/x.mp4")
 
     assert (result.status, result.error_code) == (CopyStatus.COPIED, None), result.error_message
+    assert result.bytes_downloaded == HALF + len(NEW)
     assert area.objects() == {"task/video.mp4": NEW}
 
 
