@@ -12,7 +12,7 @@ import dagster as dg
 from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
 from luma_pipeline.engine.videos import artifacts_from
-from luma_pipeline.luma import DEFAULT_BASE_URL, Dialect
+from luma_pipeline.luma import DEFAULT_BASE_URL, SPECS
 from luma_pipeline.media import LinkSource
 from luma_pipeline.media.store import MOST_PARTS, SMALLEST_PART_BYTES
 from luma_pipeline.orchestration.assets import PipelineSettings, build_pipeline
@@ -250,7 +250,7 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
 
     def _check_together(self) -> None:
         """Raise ValueError for settings that cannot be, or not beside each other."""
-        if self.dialect not in {dialect.value for dialect in Dialect}:
+        if self.dialect not in SPECS:
             raise ValueError(f"LUMA_DIALECT must be gateway or luma, not {self.dialect!r}")
         smallest = -(-self.max_video_bytes // MOST_PARTS)
         if self.part_size_bytes < smallest:

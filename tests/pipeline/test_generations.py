@@ -28,6 +28,7 @@ from luma_pipeline.luma import (
     AuthenticationError,
     LumaClient,
     Outcome,
+    ProviderConfig,
     State,
     TaskResult,
     to_table,
@@ -78,7 +79,7 @@ class Place:
     ) -> GenerationsReport:
         """Ask one task after the other, in their order."""
         url = self.provider.base_url
-        with LumaClient(token=TOKEN, base_url=url, max_concurrency=1, batch_size=batch) as client:
+        with LumaClient(ProviderConfig(token=TOKEN, base_url=url, max_concurrency=1, batch_size=batch)) as client:
             return resolve_generations(
                 tasks_of(task_ids),
                 file or self.file,
