@@ -15,7 +15,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.generations import GenerationsReport, ResolvePolicy
 from luma_pipeline.engine.partition import OPEN_MARKS, UNFINISHED_MARKS, Partition, PartitionReport, PartitionWork
 from luma_pipeline.engine.policy import GiveUpPolicy
