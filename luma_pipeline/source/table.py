@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from luma_pipeline.luma.schema import TIMESTAMP
+from luma_pipeline.source.cancel import StatementCanceller
 from luma_pipeline.source.errors import (
     ConnectionLostError,
     Explainer,
@@ -121,6 +122,7 @@ class SourceTable:
 
     _engine: sa.Engine | None = field(default=None, init=False, repr=False)
     _reader: _Reader | None = field(default=None, init=False, repr=False)
+    _canceller: StatementCanceller | None = field(default=None, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __enter__(self) -> SourceTable:
@@ -158,13 +160,20 @@ class SourceTable:
         with self._lock:
             if self._engine is not None:
                 self._engine.dispose()
-            self._engine = self._reader = None
+            self._engine = self._reader = self._canceller = None
+
+    def cancel(self) -> None:
+        """Break off the statements that other threads wait for, where the driver knows how."""
+        canceller = self._canceller
+        if canceller is not None:
+            canceller.cancel()
 
     def _ready(self) -> _Reader:
         with self._lock:
             if self._reader is None:
                 if self._engine is None:
                     self._engine = open_engine(self.url)
+                    self._canceller = StatementCanceller(self._engine)
                 explainer = Explainer(self.url, self.table)
                 with explainer.explained(at_start=True):
                     self._reader = _Reader(self._engine, self, explainer)
