@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
 
+from luma_pipeline.source.cancel import StatementCanceller
 from luma_pipeline.source.columns import CarriedColumn, IdColumn, check_carried_names, column_named, reflect
 from luma_pipeline.source.errors import ConnectionLostError, ErrorTranslator, SourceTableError, SourceUnavailableError
 from luma_pipeline.source.queries import SourceQueries
@@ -51,6 +52,7 @@ class SourceTable:
     _engine: sa.Engine | None = field(default=None, init=False, repr=False)
     _reader: SourceReader | None = field(default=None, init=False, repr=False)
     _errors: ErrorTranslator = field(init=False, repr=False)
+    _canceller: StatementCanceller | None = field(default=None, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __enter__(self) -> SourceTable:
@@ -92,13 +94,20 @@ class SourceTable:
         with self._lock:
             if self._engine is not None:
                 self._engine.dispose()
-            self._engine = self._reader = None
+            self._engine = self._reader = self._canceller = None
+
+    def cancel(self) -> None:
+        """Break off the statements that other threads wait for, where the driver knows how."""
+        canceller = self._canceller
+        if canceller is not None:
+            canceller.cancel()
 
     def _ready(self) -> tuple[sa.Engine, SourceReader]:
         """The engine, and the reader of the table, whose columns are asked for once."""
         with self._lock:
             if self._engine is None:
                 self._engine = open_engine(self.url)
+                self._canceller = StatementCanceller(self._engine)
                 self._errors = ErrorTranslator(self.table, secrets_of(self.url))
             if self._reader is None:
                 self._reader = self._new_reader(self._engine)
