@@ -52,7 +52,7 @@ def zone_named(name: str) -> ZoneInfo:
     cities = [zone for key, zone in sorted(known.items()) if wanted and wanted in key.split("/")]
     near = cities or [known[key] for key in difflib.get_close_matches(wanted, known, _SUGGESTED_ZONES)]
     hint = f"; do you mean {' or '.join(near[:_SUGGESTED_ZONES])}?" if near else ", such as Europe/Berlin"
-    raise SourceTableError(f"LUMA_SOURCE_TIMEZONE is {name!r}, which is no time zone of the IANA database{hint}")
+    raise SourceTableError(f"LUMA_SOURCE_TIMEZONE is {name[:40]!r}, which is no time zone of the IANA database{hint}")
 
 
 def to_utc(value: object, zone: ZoneInfo) -> datetime | None:
