@@ -18,7 +18,7 @@ from typing import Any
 
 import dagster as dg
 
-from luma_pipeline.dataset.files import Dataset, DatasetError, Written
+from luma_pipeline.dataset import Dataset, DatasetError, Written
 from luma_pipeline.engine.generations import ResolvePolicy
 from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS, Partition, PartitionReport, PartitionWork
 from luma_pipeline.engine.policy import GiveUpPolicy
