@@ -98,7 +98,8 @@ def test_a_thread_that_nothing_can_wake_is_left_behind(monkeypatch: pytest.Monke
 def test_a_closed_client_can_be_told_from_a_fault(provider: ProviderServer) -> None:
     luma = client(provider)
     luma.close()
-    for ask in (lambda: luma.fetch_one("task-1"), lambda: next(luma.fetch(IDS))):
+    asks: list[Callable[[], object]] = [lambda: luma.fetch_one("task-1"), lambda: next(luma.fetch(IDS))]
+    for ask in asks:
         with pytest.raises(ClientClosedError, match="closed") as caught:
             ask()
         assert isinstance(caught.value, LumaError)
