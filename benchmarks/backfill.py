@@ -110,7 +110,7 @@ def pure_work(count: int, tasks: int, *, latency_seconds: float = 0.0, apart: bo
 
 def work_here(count: int, *, apart: bool) -> None:
     """In a process of its own: do the work and print what it cost."""
-    from luma_pipeline.dataset.files import Dataset
+    from luma_pipeline.dataset import Dataset
     from luma_pipeline.engine.generations import ResolvePolicy
     from luma_pipeline.engine.partition import Partition, PartitionWork
     from luma_pipeline.engine.policy import GiveUpPolicy

@@ -43,7 +43,7 @@ def ours(url: str, tasks: int, directory: Path, **settings: Any) -> dict[str, fl
 
     import pyarrow as pa
 
-    from luma_pipeline.dataset.files import Dataset
+    from luma_pipeline.dataset import Dataset
     from luma_pipeline.engine.generations import ResolvePolicy, resolve_generations
     from luma_pipeline.engine.policy import GiveUpPolicy
     from luma_pipeline.luma import LumaClient, ProviderConfig

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luma_pipeline.dataset.files import ROW_GROUP_ROWS, PartitionFile, Written
+from luma_pipeline.dataset import ROW_GROUP_ROWS, PartitionFile, Written
 from luma_pipeline.dataset.manifest import (
     DIGEST_TYPE,
     VIDEOS_SCHEMA,
