@@ -11,6 +11,7 @@ import pytest
 
 from luma_pipeline.media import Artifact, CopyRequest, CopyStatus, ErrorCode, StoreUnavailableError
 from luma_pipeline.s3 import ObjectStore, make_client
+from luma_pipeline.s3.objects import clean_etag
 from tests.media import samples
 from tests.media.conftest import BUCKET, PART, Area, make_area
 from tests.media.faulty_cdn import Answer, FaultyCdn
@@ -251,3 +252,50 @@ def test_names_of_metadata_in_capitals_are_the_same(area: Area) -> None:
     assert head is not None
     assert dict(head.metadata) == {"luma-task-id": "a"}
     assert head.etag == hashlib.md5(b"x").hexdigest()
+
+
+UPLOAD = "<Upload><Key>{key}</Key><UploadId>{id}</UploadId>{when}</Upload>"
+LONG_AGO = "<Initiated>2020-01-01T00:00:00.000Z</Initiated>"
+UPLOADS = "<ListMultipartUploadsResult>{marker}{uploads}</ListMultipartUploadsResult>"
+ENDLESS = (
+    "<IsTruncated>true</IsTruncated><NextKeyMarker>{key}</NextKeyMarker><NextUploadIdMarker>x</NextUploadIdMarker>"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "marker", "when", "aborted"),
+    [
+        ("task/video.mp4", "", LONG_AGO, 1),
+        ("task/video.mp4", ENDLESS, LONG_AGO, 2),
+        ("task/video.mp4", "<IsTruncated>true</IsTruncated>", LONG_AGO, 1),
+        ("task/video.mp4", "", "", 0),
+        ("others/file.bin", "", LONG_AGO, 0),
+        ("../outside/task/video.mp4", "", LONG_AGO, 0),
+    ],
+    ids=["one", "the same page for ever", "no marker", "no time", "another's", "outside the prefix"],
+)
+def test_a_listing_of_uploads_that_misbehaves_harms_nothing(
+    area: Area, name: str, marker: str, when: str, aborted: int
+) -> None:
+    key = f"{area.prefix}/{name}" if ".." not in name else "elsewhere/task/video.mp4"
+    upload = UPLOAD.format(key=key, id="abc", when=when)
+    text = UPLOADS.format(marker=marker.format(key=key), uploads=upload)
+
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        if request.method == "GET" and "uploads" in request.query:
+            return Fault(200, text=text)
+        return Fault(404, "NoSuchUpload") if request.method == "DELETE" else None
+
+    with (
+        FaultyStore(area.store.port, rule) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint)) as copier,
+    ):
+        assert copier.sweep_orphans(3600) == aborted
+        assert sum(request.method == "DELETE" for request in proxy.seen) == aborted
+
+
+@pytest.mark.parametrize(
+    ("etag", "expected"), [('"abc"', "abc"), ("abc", "abc"), ('W/"abc"', "abc"), ('""', None), ("", None), (None, None)]
+)
+def test_an_etag_is_read_with_or_without_quotation_marks(etag: str | None, expected: str | None) -> None:
+    assert clean_etag(etag) == expected
