@@ -34,6 +34,7 @@ __all__ = [
     "WrittenObject",
     "clean_etag",
     "utc",
+    "write_conditions",
 ]
 
 READ_BYTES = 1 << 18
@@ -267,7 +268,7 @@ class ObjectStore:
             lambda extra: self.client.put_object(**arguments, **extra),
             f"writing {key}",
             checksums={"ChecksumSHA256": checksum},
-            conditions=_conditions(only_if_absent=only_if_absent, only_if_etag=only_if_etag),
+            conditions=write_conditions(only_if_absent=only_if_absent, only_if_etag=only_if_etag),
         )
         etag = clean_etag(answer.get("ETag"))
         is_confirmed = answer.get("ChecksumSHA256") == checksum or (
@@ -320,7 +321,8 @@ class ObjectStore:
         return translator.translate(error, doing, is_bucket=is_bucket)
 
 
-def _conditions(*, only_if_absent: bool, only_if_etag: str | None) -> dict[str, str] | None:
+def write_conditions(*, only_if_absent: bool, only_if_etag: str | None) -> dict[str, str] | None:
+    """The arguments of boto3 for the condition of a write."""
     if only_if_absent:
         return {"IfNoneMatch": "*"}
     return None if only_if_etag is None else {"IfMatch": f'"{only_if_etag}"'}

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from luma_pipeline.s3.errors import FAULTS, NotS3Error, S3Error, code_of
-from luma_pipeline.s3.objects import ObjectStore, clean_etag, is_md5_of, utc
+from luma_pipeline.s3.objects import ObjectStore, clean_etag, is_md5_of, utc, write_conditions
 
 __all__ = [
     "LARGEST_PART_COUNT",
@@ -69,8 +69,10 @@ class MultipartUpload:
             return UploadedPart(number, etag, crc32, is_confirmed=True)
         return UploadedPart(number, etag, None, is_confirmed=is_md5_of(clean_etag(etag), body))
 
-    def complete(self, parts: list[UploadedPart], *, only_if_absent: bool) -> str | None:
-        """Make the object visible; its ETag. Raises ObjectExistsError when another stands there."""
+    def complete(
+        self, parts: list[UploadedPart], *, only_if_absent: bool = False, only_if_etag: str | None = None
+    ) -> str | None:
+        """Make the object visible; its ETag. Raises ObjectExistsError when the condition does not hold, as `put`."""
         store = self._store
         plain = [{"PartNumber": part.number, "ETag": part.etag} for part in sorted(parts, key=lambda part: part.number)]
         with_checksums = [
@@ -88,7 +90,7 @@ class MultipartUpload:
             send,
             f"completing {self.key}",
             checksums={"MultipartUpload": {"Parts": with_checksums}} if has_checksums else None,
-            conditions={"IfNoneMatch": "*"} if only_if_absent else None,
+            conditions=write_conditions(only_if_absent=only_if_absent, only_if_etag=only_if_etag),
         )
         return clean_etag(answer.get("ETag"))
 

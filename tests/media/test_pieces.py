@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from luma_pipeline.media import Artifact, LinkSource, expires_at, preferred_link, redact_link
 from luma_pipeline.media.keys import KeyTemplate, safe_segment
 from luma_pipeline.media.object_index import ObjectIndex
-from luma_pipeline.media.sniff import BoxWalk, MediaType, sniff
+from luma_pipeline.media.sniff import SNIFF_BYTES, BoxWalk, MediaType, sniff
 from luma_pipeline.media.store import Bucket, ObjectLabel, ObjectSettings
 from tests.media import samples
 
@@ -140,13 +140,13 @@ def test_the_preferred_link_is_the_first_that_is_there(
     ],
 )
 def test_a_type_is_told_by_the_first_bytes(head: bytes, expected: str | None) -> None:
-    found: MediaType | None = sniff(head[:64])
+    found: MediaType | None = sniff(head[:SNIFF_BYTES])
     assert (found.content_type if found else None) == expected
 
 
 BOXES = b"".join(
     [
-        samples.mp4(32)[:24],
+        samples.ftyp(),
         b"\x00\x00\x00\x08free",
         (1).to_bytes(4, "big") + b"mdat" + (1000).to_bytes(8, "big") + bytes(984),
         (108).to_bytes(4, "big") + b"moov" + bytes(100),
