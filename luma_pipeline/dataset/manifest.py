@@ -103,7 +103,8 @@ class Identities:
             self._pack()
             codes = np.frombuffer(self._artifacts, dtype=np.uint8) if len(self) else np.empty(0, dtype=np.uint8)
             numbers = np.flatnonzero(codes == self._codes.get(artifact, -1))
-            ids = pa.chunked_array(self._chunks, pa.string()).take(pa.array(numbers)).combine_chunks()
+            self._chunks = [pa.concat_arrays([pa.array([], pa.string()), *self._chunks])]
+            ids = self._chunks[0] if len(numbers) == len(self) else self._chunks[0].take(pa.array(numbers))
             self._found[artifact] = ids, numbers
         return self._found[artifact]
 
