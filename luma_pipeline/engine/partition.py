@@ -21,6 +21,7 @@ from luma_pipeline.engine.generations import (
 )
 from luma_pipeline.engine.tasks import TasksReport, read_tasks
 from luma_pipeline.engine.videos import ManifestPolicy, PartitionVideos, VideosReport, artifacts_to_copy
+from luma_pipeline.engine.windows import folder_of_window, frequency_of, key_of_window
 from luma_pipeline.luma import LumaClient, TaskResult
 from luma_pipeline.media import MediaCopier
 from luma_pipeline.source.table import SourceTable
@@ -68,13 +69,27 @@ class Partition:
     start: datetime
     end: datetime
 
+    @classmethod
+    def of(cls, start: datetime, end: datetime) -> Partition:
+        """The partition of the window [start, end): a whole hour, day, week or month of the zone of `start`.
+
+        >>> day = datetime(2024, 12, 24, tzinfo=timezone.utc)
+        >>> Partition.of(day, day + timedelta(days=1)).folder
+        'date=2024-12-24'
+
+        Raises:
+            ValueError: The window is none of these.
+        """
+        frequency = frequency_of(start, end)
+        return cls(key_of_window(frequency, start), folder_of_window(frequency, start), start, end)
+
 
 @dataclass(frozen=True)
 class PartitionReport:
     """What was done; None for a dataset that was not selected.
 
     `row_faults` says how the rows of luma_generations are not one for each task; empty when they are. `to_ask` and
-    `to_copy` are a dry run's answer.
+    `to_copy` are a dry run's answer, which `is_plan`.
     """
 
     partition: Partition
@@ -84,6 +99,7 @@ class PartitionReport:
     row_faults: str = ""
     to_ask: int | None = None
     to_copy: int | None = None
+    is_plan: bool = False
 
 
 class WorkProgress(Protocol):
@@ -157,11 +173,6 @@ class PartitionWork:
 
         return on_answer
 
-    def stop(self) -> None:
-        """Ask nothing more: partitions that are still being asked for end with what they have as checkpoints."""
-        if self.client is not None:
-            self.client.close()
-
     def plan(self, partition: Partition) -> PartitionReport:
         """What `do` would ask and copy; writes nothing."""
         generations_file = self.dataset.partition(GENERATIONS, partition.folder)
@@ -177,7 +188,7 @@ class PartitionWork:
             manifest_file = self.dataset.partition(VIDEOS, partition.folder)
             is_asked_again = self.client is not None and self.resolve.refresh
             to_copy = artifacts_to_copy(generations_file, manifest_file, self.manifest, is_asked_again=is_asked_again)
-        return PartitionReport(partition, tasks_report, to_ask=to_ask, to_copy=to_copy)
+        return PartitionReport(partition, tasks_report, to_ask=to_ask, to_copy=to_copy, is_plan=True)
 
     def _tasks(self, partition: Partition) -> tuple[pa.Table | None, TasksReport | None]:
         if self.source is None:

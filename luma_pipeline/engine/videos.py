@@ -12,7 +12,7 @@ import random
 import time
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -36,7 +36,15 @@ from luma_pipeline.engine.earlier_videos import (
     is_of_bucket,
 )
 from luma_pipeline.luma import GENERATIONS_SCHEMA, State, TaskResult
-from luma_pipeline.media import Artifact, CopyRequest, CopyResult, CopyStatus, LinkSource, MediaCopier, preferred_link
+from luma_pipeline.luma.links import (
+    ChosenLink,
+    LinkLookup,
+    choose_link,
+    link_columns,
+    links_of_generation,
+    links_of_row,
+)
+from luma_pipeline.media import Artifact, CopyRequest, CopyResult, CopyStatus, LinkSource, MediaCopier
 
 __all__ = ["VIDEOS_SCHEMA", "ManifestPolicy", "PartitionVideos", "VideosReport"]
 
@@ -127,7 +135,7 @@ class PartitionVideos:
         is_old = self._policy.give_up.on(submitted_at)
         for artifact in self._policy.artifacts:
             earlier = self._earlier.identities.find_one(result.task_id, artifact.value)
-            request = self._request(result.task_id, artifact, _look_up_in(result.generation), earlier)
+            request = self._request(result.task_id, artifact, links_of_generation(result.generation), earlier)
             self._begin(request, is_old=is_old)
 
     def finish(self, generations: PartitionFile) -> VideosReport:
@@ -153,7 +161,7 @@ class PartitionVideos:
         while True:
             self._earlier.identities.forget()
             self._begun.forget()
-            groups = _completed(generations, _columns(self._policy.artifacts))
+            groups = _completed(generations, link_columns(self._policy.artifacts))
             try:
                 return [self._copy_group(group) for group in groups]
             except StaleVersionError as error:
@@ -171,15 +179,15 @@ class PartitionVideos:
             is_fetched = decision.actions[row, column] != Action.FIND
             if is_fetched:
                 earlier = int(decision.earlier[row, column])
-                request = self._request(task_id, artifact, _look_up_at(group, row), earlier)
+                request = self._request(task_id, artifact, links_of_row(group, row), earlier)
             else:
                 request = CopyRequest(task_id, artifact, _NO_FETCH)
             is_old = self._policy.give_up.on(group["submitted_at"][row].as_py())
             decision.begun[row, column] = self._begin(request, is_old=is_old, is_fetched=is_fetched)
         return decision
 
-    def _request(self, task_id: str, artifact: Artifact, look_up: _LookUp, earlier: int) -> CopyRequest:
-        link, is_better_asked = _chosen(look_up, artifact, self._policy.link_preference)
+    def _request(self, task_id: str, artifact: Artifact, look_up: LinkLookup, earlier: int) -> CopyRequest:
+        link, is_better_asked = choose_link(look_up, artifact, self._policy.link_preference)
         ask = self._policy.unwatermarked
         better = (lambda: ask(task_id)) if is_better_asked and ask is not None else None
         return CopyRequest(task_id, artifact, link, self._earlier.known(earlier), better)
@@ -293,69 +301,9 @@ def _row(result: CopyResult) -> dict[str, Any]:
     return row
 
 
-# -- links ------------------------------------------------------------------------------------------------------------
-
-_LookUp = Callable[[tuple[str, ...]], str | None]
-"""Gives the text at a path of the provider's answer."""
-
-_LINKS = (LinkSource.DOWNLOAD_URL, LinkSource.URL)
-
-
-def link_of_answer(
-    generation: Mapping[str, Any], artifact: Artifact, preference: Sequence[LinkSource]
-) -> tuple[str | None, bool]:
+def link_of_answer(generation: Mapping[str, Any], artifact: Artifact, preference: Sequence[LinkSource]) -> ChosenLink:
     """The link of one artifact in a provider's answer, and whether one is preferred that has to be asked for."""
-    return _chosen(_look_up_in(generation), artifact, preference)
-
-
-def _chosen(look_up: _LookUp, artifact: Artifact, preference: Sequence[LinkSource]) -> tuple[str | None, bool]:
-    """The link in the answer, and whether the provider is to be asked for one that is preferred to it."""
-    if artifact is not Artifact.VIDEO:
-        preference = (LinkSource.URL,)
-    links = _links(look_up, artifact, preference)
-    if LinkSource.UNWATERMARKED not in preference:
-        return preferred_link(links, preference), False
-    place = list(preference).index(LinkSource.UNWATERMARKED)
-    before = preferred_link(links, preference[:place])
-    return (before, False) if before else (preferred_link(links, preference[place:]), True)
-
-
-def _links(look_up: _LookUp, artifact: Artifact, preference: Sequence[LinkSource]) -> dict[LinkSource, str | None]:
-    """The links of the artifact's object at the top of the answer, or where it has none, of its twin in `artifact`."""
-    for holder in _holders(artifact):
-        links = {source: look_up((*holder, source.value)) for source in _LINKS}
-        if preferred_link(links, preference):
-            return links
-    return {}
-
-
-def _holders(artifact: Artifact) -> tuple[tuple[str, ...], ...]:
-    return (artifact.value,), ("artifact", artifact.value)
-
-
-def _columns(artifacts: Iterable[Artifact]) -> list[str]:
-    """The columns of luma_generations that hold the artifacts' links."""
-    paths = [(*holder, link.value) for artifact in artifacts for holder in _holders(artifact) for link in _LINKS]
-    return ["_".join(path) for path in paths]
-
-
-def _look_up_at(table: pa.Table, row: int) -> _LookUp:
-    def look_up(path: tuple[str, ...]) -> str | None:
-        name = "_".join(path)
-        value: str | None = table[name][row].as_py() if name in table.schema.names else None
-        return value
-
-    return look_up
-
-
-def _look_up_in(generation: Mapping[str, Any]) -> _LookUp:
-    def look_up(path: tuple[str, ...]) -> str | None:
-        value: object = generation
-        for name in path:
-            value = value.get(name) if isinstance(value, Mapping) else None
-        return value if isinstance(value, str) else None
-
-    return look_up
+    return choose_link(links_of_generation(generation), artifact, preference)
 
 
 def artifacts_from(names: Sequence[str]) -> tuple[Artifact, ...]:

@@ -50,7 +50,7 @@ def make_client(*, max_connections: int, timeouts: tuple[float, float], max_atte
         session = boto3.session.Session(botocore_session=core, region_name=os.environ.get("AWS_REGION") or None)
         return session.client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
-        raise S3SettingsError(f"cannot set up an S3 client: {error}{_hint(error)}") from error
+        raise S3SettingsError(f"cannot set up an S3 client: {error}{_hint(error)}") from None
 
 
 def sets_payload_signing(core: botocore.session.Session) -> bool:

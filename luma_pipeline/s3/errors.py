@@ -153,17 +153,18 @@ class ErrorTranslator:
 
         said = _said(error)
         if not isinstance(error, ClientError):
-            return made(*self._without_answer(error, doing))
+            return made(*self._without_answer(error, doing, is_bucket=is_bucket))
         if code == "InvalidObjectState":
             return made(ObjectArchivedError, f"{doing}: {said}")
         if code == "NoSuchBucket" or (is_bucket and status == 404):
             return made(
-                S3SettingsError, f"does not exist ({said}); create it, or set {self._setting} and AWS_REGION right"
+                S3SettingsError, f"does not exist; create it, or set {self._setting} and AWS_REGION right ({said})"
             )
         if code in _KEYS:
             return made(S3SettingsError, f"the store refuses the credentials ({said}); {_KEYS[code]}")
         if code in _REGION or status in {301, 302, 303, 307, 308}:
-            return made(S3SettingsError, f"{doing}: the store answered {status} ({said}); {_region_hint(error)}")
+            kind = S3SettingsError if is_bucket or code in _REGION or status == 301 else S3RequestError
+            return made(kind, f"{doing}: the store answered {status} ({said}); {_region_hint(error)}")
         if code == "InvalidBucketName":
             return made(S3SettingsError, f"{said}; set {self._setting} to the name of a bucket")
         if status in {401, 402, 403, 507} and _FULL.search(f"{code} {message_of(error)}"):
@@ -176,13 +177,14 @@ class ErrorTranslator:
             return made(S3SettingsError, f"cannot be reached ({said}); check AWS_ENDPOINT_URL_S3 and AWS_REGION")
         return made(S3RequestError, f"{doing}: the store answered {status} ({said})")
 
-    def _without_answer(self, error: Exception, doing: str) -> tuple[type[S3Error], str]:
+    def _without_answer(self, error: Exception, doing: str, *, is_bucket: bool) -> tuple[type[S3Error], str]:
         if isinstance(error, _CREDENTIALS):
             return S3SettingsError, (
                 f"no usable S3 credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             )
         if isinstance(error, NotS3Error | ResponseParserError):
-            return S3SettingsError, (
+            # In the middle of a run it is one answer of many, cut or from a proxy.
+            return S3SettingsError if is_bucket else S3RequestError, (
                 f"{doing}: the answer is not S3's ({_said(error)}); check AWS_ENDPOINT_URL_S3, and that no portal or "
                 "proxy stands in front of the store"
             )
@@ -196,6 +198,8 @@ class ErrorTranslator:
         text = f"{code_of(error)} {message_of(error)}".lower()
         if "unsigned" in text or "content-sha256" in text:
             return "the store wants signed payloads: set payload_signing_enabled = true under s3 in the AWS config file"
+        if code_of(error).isdigit():
+            return f"the credentials need {self._permissions}; or a proxy or portal answers in place of the store"
         return f"the credentials need {self._permissions}"
 
 

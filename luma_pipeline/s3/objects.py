@@ -115,9 +115,8 @@ class ObjectStore:
         self.client = client
         self.bucket = bucket
         self.capabilities = capabilities or Capabilities()
-        self._translator = ErrorTranslator(
-            bucket, str(client.meta.endpoint_url), permissions=permissions, setting=setting
-        )
+        self._permissions = permissions
+        self._setting = setting
 
     # -- reading --------------------------------------------------------------------------------------------------
 
@@ -134,10 +133,10 @@ class ObjectStore:
         except FAULTS as error:
             if status_of(error) == 404 and code_of(error) != "NoSuchBucket":
                 return None
-            raise self.translated(error, f"looking at {key}") from error
+            raise self.translated(error, f"looking at {key}") from None
         return ObjectHead(
             key=key,
-            size_bytes=answer["ContentLength"],
+            size_bytes=answer.get("ContentLength", -1),
             etag=clean_etag(answer.get("ETag")),
             content_type=answer.get("ContentType"),
             modified_at=utc(answer.get("LastModified")),
@@ -170,17 +169,21 @@ class ObjectStore:
             _require_s3(answer)
         except FAULTS as error:
             if status_of(error) == 404 and code_of(error) != "NoSuchBucket":
-                raise FileNotFoundError(f"{key} is not in bucket {self.bucket!r}") from error
+                raise FileNotFoundError(f"{key} is not in bucket {self.bucket!r}") from None
             if etag is not None and status_of(error) == 412:
-                raise ObjectExistsError(f"{key} has been replaced", code=code_of(error), status=412) from error
-            raise self.translated(error, f"reading {key}") from error
+                raise ObjectExistsError(f"{key} has been replaced", code=code_of(error), status=412) from None
+            raise self.translated(error, f"reading {key}") from None
         return answer["Body"]
 
     def _read(self, body: Any, key: str) -> Iterator[bytes]:
         try:
             yield from body.iter_chunks(READ_BYTES)
         except FAULTS as error:
-            raise self.translated(error, f"reading {key}") from error
+            raise self.translated(error, f"reading {key}") from None
+
+    def check(self, prefix: str) -> None:
+        """Raise S3SettingsError unless the bucket is there and `prefix` can be listed with these settings."""
+        self.call("list", lambda: self._page(prefix, 1, {}), "listing", is_bucket=True)
 
     def list_page(self, prefix: str, limit: int = _LARGEST_PAGE, *, token: str | None = None) -> ListedPage:
         """One page of a listing, from its start or from where the page before it ended."""
@@ -198,11 +201,11 @@ class ObjectStore:
             )
         except FAULTS as error:
             if status_of(error) not in {400, 405, 501}:
-                raise self.translated(error, doing) from error
+                raise self.translated(error, doing) from None
             try:
                 self._page(prefix, 1, {})
             except FAULTS:
-                raise self.translated(error, doing) from error
+                raise self.translated(error, doing) from None
             self.capabilities.start_after = False
             return None
         if page.objects and min(listed.key for listed in page.objects) <= start_after and self._ignores(prefix, page):
@@ -293,7 +296,7 @@ class ObjectStore:
                 raise ObjectExistsError(
                     f"{doing}: the condition does not hold", code=code_of(error), status=status_of(error)
                 ) from None
-            raise self.translated(error, doing) from error
+            raise self.translated(error, doing) from None
         return answer
 
     def delete(self, key: str) -> None:
@@ -308,12 +311,14 @@ class ObjectStore:
             answer = self.capabilities.attempt(self.client, operation, lambda _: request())
             _require_s3(answer)
         except FAULTS as error:
-            raise self.translated(error, doing, is_bucket=is_bucket) from error
+            raise self.translated(error, doing, is_bucket=is_bucket) from None
         return answer
 
     def translated(self, error: Exception, doing: str, *, is_bucket: bool = False) -> S3Error:
         """An error of ours for one of boto3's."""
-        return self._translator.translate(error, doing, is_bucket=is_bucket)
+        endpoint = str(self.client.meta.endpoint_url)
+        translator = ErrorTranslator(self.bucket, endpoint, permissions=self._permissions, setting=self._setting)
+        return translator.translate(error, doing, is_bucket=is_bucket)
 
 
 def write_conditions(*, only_if_absent: bool, only_if_etag: str | None) -> dict[str, str] | None:
@@ -338,19 +343,15 @@ def utc(moment: datetime | None) -> datetime | None:
     return moment.astimezone(timezone.utc) if moment is not None else None
 
 
-def _headers(answer: Any) -> Mapping[str, str]:
-    metadata = answer.get("ResponseMetadata", {}) if isinstance(answer, Mapping) else {}
-    headers: Mapping[str, str] = metadata.get("HTTPHeaders", {})
-    return headers
-
-
 def _require_s3(answer: Any) -> None:
     """Raise NotS3Error for a page: boto3 reads one with a success status as an answer without fields.
 
     Moto calls an empty answer text/html, and an object may be a page itself.
     """
-    headers = _headers(answer)
-    if headers.get("content-length", "0") == "0" or _ONLY_STORES_SAY & set(headers):
+    metadata = answer.get("ResponseMetadata", {}) if isinstance(answer, Mapping) else {}
+    headers: Mapping[str, str] = metadata.get("HTTPHeaders", {})
+    is_empty = metadata.get("HTTPStatusCode") == 204 or headers.get("content-length") == "0"
+    if is_empty or _ONLY_STORES_SAY & set(headers):
         return
     if "text/html" in headers.get("content-type", "").lower():
         raise NotS3Error("a page of type text/html")

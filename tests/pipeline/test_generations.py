@@ -29,6 +29,7 @@ from luma_pipeline.luma import (
     AuthenticationError,
     LumaClient,
     Outcome,
+    ProviderConfig,
     State,
     TaskResult,
     to_table,
@@ -91,7 +92,7 @@ class Place:
     ) -> GenerationsReport:
         """Ask one task after the other, in their order. `on_answer` is called when the run has taken an answer."""
         url = self.provider.base_url
-        watched = Watched(token=TOKEN, base_url=url, max_concurrency=1, batch_size=batch)
+        watched = Watched(ProviderConfig(token=TOKEN, base_url=url, max_concurrency=1, batch_size=batch))
         watched.on_taken = on_answer
         with watched as client:
             return resolve_generations(
