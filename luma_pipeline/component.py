@@ -11,10 +11,10 @@ from typing import Annotated, Any
 import dagster as dg
 from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWrapHandler, field_validator
 
+from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.videos import artifacts_from
-from luma_pipeline.luma import DEFAULT_BASE_URL, Dialect
+from luma_pipeline.luma import DEFAULT_BASE_URL, SPECS
 from luma_pipeline.media import LinkSource
-from luma_pipeline.media.store import MOST_PARTS, SMALLEST_PART_BYTES
 from luma_pipeline.orchestration.assets import PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
 from luma_pipeline.orchestration.checks import Thresholds
@@ -25,6 +25,7 @@ from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from luma_pipeline.orchestration.resources.provider import LumaProvider
 from luma_pipeline.orchestration.resources.source import LumaSource
 from luma_pipeline.orchestration.specs import IO_MANAGER_KEY, asset_specs
+from luma_pipeline.s3.uploads import LARGEST_PART_COUNT, SMALLEST_PART_BYTES
 
 __all__ = ["ENVIRONMENT", "LumaPipelineComponent"]
 
@@ -220,21 +221,24 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         partitions = partitions_definition(_frequency(self.partitions), self.partitions_start, self.partitions_timezone)
         freshness = timedelta(hours=self.freshness_hours) if self.freshness_hours else None
         specs = asset_specs(self.group, self.owners, partitions, freshness=freshness)
-        settings = PipelineSettings(
+        policies = Policies(
             artifacts=artifacts_from(self.artifacts),
             link_preference=_link_preference(self.link_preference, self.dialect),
             give_up_after_seconds=self.give_up_after_hours * 3600,
             checkpoint_seconds=self.checkpoint_hours * 3600,
-            partitions_per_run=self.partitions_per_run,
-            retry_delay_seconds=self.retry_delay_seconds,
-            objects_checked=None if self.objects_checked == -1 else self.objects_checked,
             late_rows_seconds=self.late_rows_minutes * 60,
             orphans_older_than_seconds=self.orphans_older_than_hours * 3600,
-            thresholds=Thresholds(self.max_failed_share, self.max_not_found_share, self.max_error_share),
+            objects_checked=None if self.objects_checked == -1 else self.objects_checked,
+        )
+        settings = PipelineSettings(
+            policies,
+            Thresholds(self.max_failed_share, self.max_not_found_share, self.max_error_share),
+            partitions_per_run=self.partitions_per_run,
+            retry_delay_seconds=self.retry_delay_seconds,
         )
         job = build_job()
         running = self.schedule_enabled
-        revisits = RevisitPolicy(give_up_after=settings.give_up_after_seconds)
+        revisits = RevisitPolicy(give_up_after=policies.give_up_after_seconds)
         per_run = self.partitions_per_run
         schedule = build_schedule(
             job, partitions, self.schedule_cron, revisits, partitions_per_run=per_run, running=running
@@ -250,13 +254,13 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
 
     def _check_together(self) -> None:
         """Raise ValueError for settings that cannot be, or not beside each other."""
-        if self.dialect not in {dialect.value for dialect in Dialect}:
+        if self.dialect not in SPECS:
             raise ValueError(f"LUMA_DIALECT must be gateway or luma, not {self.dialect!r}")
-        smallest = -(-self.max_video_bytes // MOST_PARTS)
+        smallest = -(-self.max_video_bytes // LARGEST_PART_COUNT)
         if self.part_size_bytes < smallest:
             raise ValueError(
                 f"LUMA_PART_SIZE_BYTES must be at least {smallest} for videos of LUMA_MAX_VIDEO_BYTES: S3 takes "
-                f"{MOST_PARTS} parts at most"
+                f"{LARGEST_PART_COUNT} parts at most"
             )
         if self.orphans_older_than_hours * 3600 < self.copy_max_seconds:
             raise ValueError(

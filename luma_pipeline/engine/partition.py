@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Protocol
@@ -10,17 +11,17 @@ from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
-from luma_pipeline.dataset.files import Dataset, DatasetError
+from luma_pipeline.dataset import Dataset, DatasetError
 from luma_pipeline.engine.generations import (
     GenerationsReport,
     ResolvePolicy,
     refuse_to_empty,
     resolve_generations,
-    row_faults,
     tasks_to_ask,
 )
 from luma_pipeline.engine.tasks import TasksReport, read_tasks
 from luma_pipeline.engine.videos import ManifestPolicy, PartitionVideos, VideosReport, artifacts_to_copy
+from luma_pipeline.engine.windows import folder_of_window, frequency_of, key_of_window
 from luma_pipeline.luma import LumaClient, TaskResult
 from luma_pipeline.media import MediaCopier
 from luma_pipeline.source.table import SourceTable
@@ -68,13 +69,27 @@ class Partition:
     start: datetime
     end: datetime
 
+    @classmethod
+    def of(cls, start: datetime, end: datetime) -> Partition:
+        """The partition of the window [start, end): a whole hour, day, week or month of the zone of `start`.
+
+        >>> day = datetime(2024, 12, 24, tzinfo=timezone.utc)
+        >>> Partition.of(day, day + timedelta(days=1)).folder
+        'date=2024-12-24'
+
+        Raises:
+            ValueError: The window is none of these.
+        """
+        frequency = frequency_of(start, end)
+        return cls(key_of_window(frequency, start), folder_of_window(frequency, start), start, end)
+
 
 @dataclass(frozen=True)
 class PartitionReport:
     """What was done; None for a dataset that was not selected.
 
     `row_faults` says how the rows of luma_generations are not one for each task; empty when they are. `to_ask` and
-    `to_copy` are a dry run's answer.
+    `to_copy` are a dry run's answer, which `is_plan`.
     """
 
     partition: Partition
@@ -84,6 +99,7 @@ class PartitionReport:
     row_faults: str = ""
     to_ask: int | None = None
     to_copy: int | None = None
+    is_plan: bool = False
 
 
 class WorkProgress(Protocol):
@@ -116,9 +132,15 @@ class PartitionWork:
     def do(self, partition: Partition) -> PartitionReport:
         """Read, ask, copy and write one partition."""
         read_at = datetime.now(timezone.utc)
+        with ExitStack() as stack:
+            return self._do(partition, read_at, stack)
+
+    def _do(self, partition: Partition, read_at: datetime, stack: ExitStack) -> PartitionReport:
         tasks, tasks_report = self._tasks(partition)
         generations_file = self.dataset.partition(GENERATIONS, partition.folder)
         videos = self._videos(partition)
+        if videos is not None:
+            stack.enter_context(videos)
         generations = videos_report = None
         faults = ""
         if self.client is not None:
@@ -131,7 +153,7 @@ class PartitionWork:
                 self._policy(tasks_report),
                 self._on_answer(len(tasks), videos),
             )
-            faults = row_faults(tasks["task_id"].combine_chunks(), generations_file)
+            faults = generations.row_faults
         if videos is not None:
             self._require(GENERATIONS, partition)
             videos_report = videos.finish(generations_file)
@@ -147,14 +169,9 @@ class PartitionWork:
             if progress is not None:
                 progress.answered()
             if videos is not None:
-                videos.offer_answer(outcome, submitted_at)
+                videos.copy_answer(outcome, submitted_at)
 
         return on_answer
-
-    def stop(self) -> None:
-        """Ask nothing more: partitions that are still being asked for end with what they have as checkpoints."""
-        if self.client is not None:
-            self.client.close()
 
     def plan(self, partition: Partition) -> PartitionReport:
         """What `do` would ask and copy; writes nothing."""
@@ -171,7 +188,7 @@ class PartitionWork:
             manifest_file = self.dataset.partition(VIDEOS, partition.folder)
             is_asked_again = self.client is not None and self.resolve.refresh
             to_copy = artifacts_to_copy(generations_file, manifest_file, self.manifest, is_asked_again=is_asked_again)
-        return PartitionReport(partition, tasks_report, to_ask=to_ask, to_copy=to_copy)
+        return PartitionReport(partition, tasks_report, to_ask=to_ask, to_copy=to_copy, is_plan=True)
 
     def _tasks(self, partition: Partition) -> tuple[pa.Table | None, TasksReport | None]:
         if self.source is None:

@@ -8,16 +8,24 @@ __all__ = ["GiveUpPolicy"]
 
 
 class GiveUpPolicy:
-    """When a task that was not found, or a video that could not be copied, is left alone."""
+    """When a task that was not found, a video that could not be copied, or a partition with open tasks is left alone.
+
+    A run and a tick have one policy each, so that all their decisions count from one `now`.
+
+    >>> from datetime import timezone
+    >>> policy = GiveUpPolicy(3600.0, datetime(2024, 12, 24, 12, tzinfo=timezone.utc))
+    >>> policy.on(datetime(2024, 12, 24, 10, 59, tzinfo=timezone.utc))
+    True
+    """
 
     def __init__(self, after_seconds: float, now: datetime, *, never: bool = False) -> None:
         self._before = None if never else now - timedelta(seconds=after_seconds)
 
     @property
     def before(self) -> datetime | None:
-        """Tasks submitted before this time are given up; None gives up nothing."""
+        """What is older than this time is given up; None gives up nothing."""
         return self._before
 
-    def on(self, submitted_at: datetime | None) -> bool:
-        """Whether a task of that age is given up."""
-        return self._before is not None and submitted_at is not None and submitted_at < self._before
+    def on(self, at: datetime | None) -> bool:
+        """Whether a task submitted at that time, or a partition whose window ended then, is given up."""
+        return self._before is not None and at is not None and at < self._before

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NoReturn
+from typing import NoReturn
 
 from luma_pipeline.media.artifacts import Artifact
 from luma_pipeline.media.buffers import BufferPool
@@ -15,9 +15,7 @@ from luma_pipeline.media.download import Download
 from luma_pipeline.media.errors import CopyError, ErrorCode
 from luma_pipeline.media.sniff import MOV, MP4, SNIFF_BYTES, BoxWalk, MediaType, declared_size, sniff
 from luma_pipeline.media.store import Upload
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+from luma_pipeline.s3.uploads import UploadedPart
 
 _BOXED = {MP4, MOV}
 # text/plain is what a plain nginx says of a file it has no type for, so that it claims nothing.
@@ -33,7 +31,7 @@ class Arrived:
     sha256: str
     body: bytearray | None
     upload: Upload | None
-    parts: list[CompletedPartTypeDef]
+    parts: list[UploadedPart]
 
 
 class Intake:
@@ -61,8 +59,8 @@ class Intake:
         self._head = b""
         self._media_type: MediaType | None = None
         self._upload: Upload | None = None
-        self._in_flight: deque[tuple[Future[CompletedPartTypeDef], bytearray]] = deque()
-        self._parts: list[CompletedPartTypeDef] = []
+        self._in_flight: deque[tuple[Future[UploadedPart], bytearray]] = deque()
+        self._parts: list[UploadedPart] = []
         self._own = buffers.take()
         self._own_is_spare = False
         self._current: bytearray | None = self._own

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from luma_pipeline.dataset.files import Written
+from luma_pipeline.dataset import Written
 from luma_pipeline.engine.generations import GenerationsReport
 from luma_pipeline.engine.tasks import TasksReport
 from luma_pipeline.engine.videos import VideosReport
@@ -34,6 +34,7 @@ def tasks_metadata(report: TasksReport) -> Metadata:
         "repeated_task_ids": report.repeated_ids,
         "task_ids_of_earlier_partitions": report.ids_of_earlier_partitions,
         "unreadable_values": report.unreadable_values,
+        "unreadable_times": report.unreadable_times,
         "preview": dg.MetadataValue.md(_markdown(report.preview)),
     }
 

@@ -12,6 +12,7 @@ import requests
 
 _TIMEOUT_SECONDS = (5, 60)
 
+_PLAIN_ERROR = "__typename ... on Error { message }"
 _ERROR = "__typename ... on Error { message } ... on RunConfigValidationInvalid { errors { message path } }"
 
 _METADATA = """
@@ -263,6 +264,21 @@ class DagsterClient:
         )
         new_run_id: str = answer["launchRunReexecution"]["run"]["runId"]
         return new_run_id
+
+    def terminate(self, run_id: str) -> None:
+        """Press "Terminate" on a run."""
+        self.query(
+            "mutation($id: String!) "
+            f"{{ terminateRun(runId: $id, terminatePolicy: SAFE_TERMINATE) {{ {_PLAIN_ERROR} }} }}",
+            id=run_id,
+        )
+
+    def cancel_backfill(self, backfill_id: str) -> None:
+        """Press "Cancel backfill" on a backfill."""
+        self.query(
+            f"mutation($id: String!) {{ cancelPartitionBackfill(backfillId: $id) {{ {_PLAIN_ERROR} }} }}",
+            id=backfill_id,
+        )
 
     def run(self, run_id: str) -> Run:
         answer = self.query(

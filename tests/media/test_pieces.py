@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from luma_pipeline.media import Artifact, LinkSource, expires_at, preferred_link, redact_link
 from luma_pipeline.media.keys import KeyTemplate, safe_segment
-from luma_pipeline.media.presence import Presence
+from luma_pipeline.media.object_index import ObjectIndex
 from luma_pipeline.media.sniff import SNIFF_BYTES, BoxWalk, MediaType, sniff
 from luma_pipeline.media.store import Bucket, ObjectLabel, ObjectSettings
 from tests.media import samples
@@ -39,7 +39,7 @@ def test_a_key_is_safe_whatever_the_task_id(task_id: str, artifact: Artifact) ->
     assert len(segments) == 4
     assert not {"", ".", ".."} & set(segments)
     assert template.is_ours(key)
-    assert template.stem_of(key) == template.stem(task_id, artifact)
+    assert template.key_base_of(key) == template.key_base(task_id, artifact)
 
 
 @given(ANY_TASK_ID, ANY_TASK_ID)
@@ -247,7 +247,7 @@ def test_what_is_said_to_be_in_the_bucket_is_what_is_there(
     keys = {name: template.key(name, Artifact.VIDEO, "mp4") for name in {*stored, *looked_for, *in_bulk}}
     client = ListedKeys({keys[name] for name in stored}, order)
     bucket = Bucket(cast("S3Client", client), "bucket", ObjectSettings(), threading.Event())
-    presence = Presence(bucket, template)
+    presence = ObjectIndex(bucket, template)
     presence.load((name, Artifact.VIDEO) for name in in_bulk)
     client.listings = 0
     for name in looked_for:

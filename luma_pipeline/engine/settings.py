@@ -1,0 +1,90 @@
+"""The engine: what a run is told, as frozen data classes. Every default of the engine stands here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from luma_pipeline.luma import LumaClient
+from luma_pipeline.media import DEFAULT_LINK_PREFERENCE, Artifact, LinkSource, MediaCopier
+from luma_pipeline.source.table import SourceTable
+
+__all__ = ["EngineSettings", "Policies", "Provider", "RunOptions", "Videos"]
+
+
+class Provider(Protocol):
+    """The provider's settings, from which a run opens its client."""
+
+    def client(self) -> LumaClient:
+        """A new client. Raises ValueError for a setting out of range."""
+
+
+class Videos(Protocol):
+    """The bucket's settings, from which a run opens its copier."""
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether every run copies again what is in the bucket already."""
+
+    def copier(self, refresh: Callable[[str, Artifact], str | None], *, overwrite: bool | None = None) -> MediaCopier:
+        """A new copier. `refresh` asks the provider for a living link; `overwrite` takes the place of the setting."""
+
+
+@dataclass(frozen=True)
+class Policies:
+    """How every run decides, before its own options. Ages and delays are seconds.
+
+    artifacts: What is copied of each finished task.
+    link_preference: Which of a video's links is taken first.
+    give_up_after_seconds: Tasks older than this are no longer awaited when not found or not copied.
+    checkpoint_seconds: Age up to which the answers of a broken run are taken up.
+    late_rows_seconds: Seconds after a window's end until which rows of it may still be committed to the source table.
+    orphans_older_than_seconds: Age from which uploads that killed runs left below our prefix are aborted.
+    objects_checked: Objects of a run that are looked up in the store at its end; None: all.
+    """
+
+    artifacts: tuple[Artifact, ...] = (Artifact.VIDEO,)
+    link_preference: tuple[LinkSource, ...] = DEFAULT_LINK_PREFERENCE
+    give_up_after_seconds: float = 72 * 3600.0
+    checkpoint_seconds: float = 6 * 3600.0
+    late_rows_seconds: float = 15 * 60.0
+    orphans_older_than_seconds: float = 24 * 3600.0
+    objects_checked: int | None = 50
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """Where a run reads, asks, copies and writes. `data_url` is a folder or s3://bucket/prefix."""
+
+    source: SourceTable
+    provider: Provider
+    data_url: str
+    videos: Videos
+    policies: Policies = Policies()
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What one run does differently. The defaults ask only for what is still open.
+
+    refresh: Ask for every task again, also those in a final state.
+    retry_failed: Try again what was given up: tasks not found and videos expired or failed, whatever their age.
+    artifacts: Copy these instead of the configured ones.
+    limit: Ask for at most this many tasks in each partition; the others say so in a row.
+    overwrite: Copy again what is in the bucket already.
+    allow_empty: Empty partitions that have rows but no task in the source any more; without it they fail.
+    dry_run: Ask, copy and write nothing; the report says what would be done.
+    """
+
+    refresh: bool = False
+    retry_failed: bool = False
+    artifacts: tuple[Artifact, ...] | None = None
+    limit: int | None = None
+    overwrite: bool = False
+    allow_empty: bool = False
+    dry_run: bool = False

@@ -1,0 +1,96 @@
+"""How the step of the assets ends: cancelled, failed for good, or tried once more.
+
+The step has no retry policy. Dagster would apply the policy to Terminate, SIGTERM and SIGINT as well: it would wait, do
+all the work again and end the run as a success. The step asks for its one retry itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import dagster as dg
+
+from luma_pipeline.errors import ConfigurationError, LumaPipelineError, PassingError
+from luma_pipeline.luma import ProviderUnavailableError
+from luma_pipeline.media import BucketError
+
+__all__ = ["PartitionsFailedError", "cancelled_when_interrupted", "retried_once"]
+
+_MOST_SHOWN = 3
+
+
+class PartitionsFailedError(LumaPipelineError):
+    """Some partitions of a run have failed; the others are done."""
+
+    def __init__(self, failures: Mapping[str, Exception], partitions: int) -> None:
+        self._reasons = {key: f"{type(error).__name__}: {error}" for key, error in failures.items()}
+        self.is_permanent = all(isinstance(error, ConfigurationError) for error in failures.values())
+        shown = "; ".join(f"{key}: {reason}" for key, reason in list(self._reasons.items())[:_MOST_SHOWN])
+        super().__init__(
+            f"{len(failures)} of {partitions} partitions failed, the others are done. {shown}. Run the failed "
+            "partitions again: what was answered and copied is not asked for or copied again."
+        )
+
+    def table(self) -> dg.TableMetadataValue:
+        """Every failed partition with its reason."""
+        return dg.TableMetadataValue(
+            [dg.TableRecord({"partition": key, "reason": reason}) for key, reason in self._reasons.items()],
+            dg.TableSchema([dg.TableColumn("partition"), dg.TableColumn("reason")]),
+        )
+
+
+@contextmanager
+def cancelled_when_interrupted(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """End the run as CANCELED when SIGTERM or SIGINT comes to its process, as it ends on Terminate.
+
+    Dagster ends such a run as failed where nobody has pressed Terminate. A run that Dagster will resume elsewhere is
+    left to it.
+    """
+    try:
+        yield
+    except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt):
+        instance = context.instance
+        run = instance.get_run_by_id(context.run_id)
+        is_started = run is not None and run.status is dg.DagsterRunStatus.STARTED
+        if run is not None and is_started and not instance.run_will_resume(context.run_id):
+            instance.report_run_canceling(run, "The run's process was told to stop.")
+        raise
+
+
+@contextmanager
+def retried_once(context: dg.AssetExecutionContext, delay_seconds: float) -> Iterator[None]:
+    """Fail the step for what the block raises, or ask Dagster for one more try where that may help.
+
+    The step itself waits before the second try: Dagster's in-process executor does not hear of Terminate while it
+    waits for a retry.
+    """
+    try:
+        yield
+    except (dg.Failure, dg.DagsterError):
+        raise
+    except Exception as error:
+        failure = _failure(error)
+        if context.retry_number or not _is_worth_a_retry(error):
+            raise failure from error
+        context.log.warning(f"the step is tried once more in {delay_seconds:.0f} s: {error}")
+        time.sleep(delay_seconds)
+        failure.__cause__ = error
+        raise dg.RetryRequested(max_retries=1) from failure
+
+
+def _failure(error: Exception) -> dg.Failure:
+    metadata = {"failed_partitions": error.table()} if isinstance(error, PartitionsFailedError) else None
+    setting = " (LUMA_S3_BUCKET)" if isinstance(error, BucketError) else ""
+    what = str(error) if isinstance(error, (LumaPipelineError, ValueError)) else f"{type(error).__name__}: {error}"
+    return dg.Failure(description=f"{what}{setting}", metadata=metadata)
+
+
+def _is_worth_a_retry(error: Exception) -> bool:
+    """Whether a second try may end differently. A provider that is down has been waited for already."""
+    if isinstance(error, PartitionsFailedError):
+        return not error.is_permanent
+    if isinstance(error, (LumaPipelineError, ValueError)):
+        return isinstance(error, PassingError) and not isinstance(error, ProviderUnavailableError)
+    return True
