@@ -165,7 +165,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize(("before", "header", "is_taken"), HEADS.values(), ids=HEADS.keys())
-def test_an_odd_head_is_taken_where_it_leaves_no_doubt_about_the_body(
+def test_an_odd_head_is_taken_where_the_end_of_the_body_is_clear(
     area: Area, before: bytes, header: bytes, is_taken: bool
 ) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(NEW)
