@@ -110,12 +110,12 @@ def pure_work(count: int, tasks: int, *, latency_seconds: float = 0.0, apart: bo
 
 def work_here(count: int, *, apart: bool) -> None:
     """In a process of its own: do the work and print what it cost."""
-    from luma_pipeline.dataset.files import Dataset
+    from luma_pipeline.dataset import Dataset
     from luma_pipeline.engine.generations import ResolvePolicy
     from luma_pipeline.engine.partition import Partition, PartitionWork
     from luma_pipeline.engine.policy import GiveUpPolicy
     from luma_pipeline.engine.videos import ManifestPolicy
-    from luma_pipeline.luma import LumaClient
+    from luma_pipeline.luma import LumaClient, ProviderConfig
     from luma_pipeline.media import Artifact, LinkSource
     from luma_pipeline.orchestration.resources.bucket import VideoBucket
     from luma_pipeline.source.table import SourceTable
@@ -127,7 +127,7 @@ def work_here(count: int, *, apart: bool) -> None:
     started = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_SELF)
     with (
-        LumaClient(token=variable["LUMA_API_TOKEN"], base_url=variable["LUMA_BASE_URL"]) as client,
+        LumaClient(ProviderConfig(token=variable["LUMA_API_TOKEN"], base_url=variable["LUMA_BASE_URL"])) as client,
         bucket.copier(lambda *_: None) as copier,
     ):
         work = PartitionWork(

@@ -84,11 +84,12 @@ class Figures:
 
 def ours(job: Job) -> Callable[[], None]:
     """The pipeline's copier, with its defaults."""
-    from luma_pipeline.media import Artifact, CopyRequest, CopyStatus, MediaCopier
+    from luma_pipeline.media import Artifact, CopyRequest, CopyStatus, MediaCopier, TransferConfig
 
     def run() -> None:
         requests = [CopyRequest(f"task-{number:05}", Artifact.VIDEO, url) for number, url in enumerate(job.urls)]
-        with MediaCopier(bucket=_BUCKET, max_workers=job.parallel, allow_private_addresses=True) as copier:
+        config = TransferConfig(bucket=_BUCKET, max_workers=job.parallel, allow_private_addresses=True)
+        with MediaCopier(config) as copier:
             copier.check_bucket()
             copier.load_known((request.task_id, request.artifact) for request in requests)
             results = [future.result() for future in [copier.submit(request) for request in requests]]

@@ -43,10 +43,10 @@ def ours(url: str, tasks: int, directory: Path, **settings: Any) -> dict[str, fl
 
     import pyarrow as pa
 
-    from luma_pipeline.dataset.files import Dataset
+    from luma_pipeline.dataset import Dataset
     from luma_pipeline.engine.generations import ResolvePolicy, resolve_generations
     from luma_pipeline.engine.policy import GiveUpPolicy
-    from luma_pipeline.luma import LumaClient
+    from luma_pipeline.luma import LumaClient, ProviderConfig
     from luma_pipeline.luma.schema import TIMESTAMP
 
     now = datetime.now(timezone.utc)
@@ -57,7 +57,9 @@ def ours(url: str, tasks: int, directory: Path, **settings: Any) -> dict[str, fl
         }
     )
     dataset = Dataset(url=str(directory))
-    with LumaClient(token="benchmark", base_url=url, max_concurrency=_CONCURRENCY, **settings) as client:
+    with LumaClient(
+        ProviderConfig(token="benchmark", base_url=url, max_concurrency=_CONCURRENCY, verify_task_id=False, **settings)
+    ) as client:
         report = resolve_generations(
             table,
             dataset.partition("luma_generations", "date=2025-01-01"),

@@ -13,9 +13,8 @@ from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWr
 
 from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.videos import artifacts_from
-from luma_pipeline.luma import DEFAULT_BASE_URL, Dialect
+from luma_pipeline.luma import DEFAULT_BASE_URL, SPECS
 from luma_pipeline.media import LinkSource
-from luma_pipeline.media.store import MOST_PARTS, SMALLEST_PART_BYTES
 from luma_pipeline.orchestration.assets import PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
 from luma_pipeline.orchestration.checks import Thresholds
@@ -26,6 +25,7 @@ from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from luma_pipeline.orchestration.resources.provider import LumaProvider
 from luma_pipeline.orchestration.resources.source import LumaSource
 from luma_pipeline.orchestration.specs import IO_MANAGER_KEY, asset_specs
+from luma_pipeline.s3.uploads import LARGEST_PART_COUNT, SMALLEST_PART_BYTES
 
 __all__ = ["ENVIRONMENT", "LumaPipelineComponent"]
 
@@ -254,13 +254,13 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
 
     def _check_together(self) -> None:
         """Raise ValueError for settings that cannot be, or not beside each other."""
-        if self.dialect not in {dialect.value for dialect in Dialect}:
+        if self.dialect not in SPECS:
             raise ValueError(f"LUMA_DIALECT must be gateway or luma, not {self.dialect!r}")
-        smallest = -(-self.max_video_bytes // MOST_PARTS)
+        smallest = -(-self.max_video_bytes // LARGEST_PART_COUNT)
         if self.part_size_bytes < smallest:
             raise ValueError(
                 f"LUMA_PART_SIZE_BYTES must be at least {smallest} for videos of LUMA_MAX_VIDEO_BYTES: S3 takes "
-                f"{MOST_PARTS} parts at most"
+                f"{LARGEST_PART_COUNT} parts at most"
             )
         if self.orphans_older_than_hours * 3600 < self.copy_max_seconds:
             raise ValueError(

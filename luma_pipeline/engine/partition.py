@@ -10,13 +10,12 @@ from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
-from luma_pipeline.dataset.files import Dataset, DatasetError
+from luma_pipeline.dataset import Dataset, DatasetError
 from luma_pipeline.engine.generations import (
     GenerationsReport,
     ResolvePolicy,
     refuse_to_empty,
     resolve_generations,
-    row_faults,
     tasks_to_ask,
 )
 from luma_pipeline.engine.tasks import TasksReport, read_tasks
@@ -147,7 +146,7 @@ class PartitionWork:
                 self._policy(tasks_report),
                 self._on_answer(len(tasks), videos),
             )
-            faults = row_faults(tasks["task_id"].combine_chunks(), generations_file)
+            faults = generations.row_faults
         if videos is not None:
             self._require(GENERATIONS, partition)
             videos_report = videos.finish(generations_file)

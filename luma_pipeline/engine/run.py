@@ -18,7 +18,7 @@ from functools import partial
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
-from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.generations import ResolvePolicy
 from luma_pipeline.engine.partition import (
     GENERATIONS,

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from luma_pipeline.dataset.files import PartitionFile, Written
+from luma_pipeline.dataset import PartitionFile, Written
 from luma_pipeline.source.table import SourceTable
 
 __all__ = ["TasksReport", "read_tasks"]

@@ -23,7 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luma_pipeline.dataset.files import ROW_GROUP_ROWS, PartitionFile, Written
+from luma_pipeline.dataset import ROW_GROUP_ROWS, PartitionFile, Written
 from luma_pipeline.dataset.manifest import (
     DIGEST_TYPE,
     VIDEOS_SCHEMA,
@@ -35,6 +35,14 @@ from luma_pipeline.dataset.manifest import (
 )
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.luma import State, TaskResult
+from luma_pipeline.luma.links import (
+    ChosenLink,
+    LinkLookup,
+    choose_link,
+    link_columns,
+    links_of_generation,
+    links_of_row,
+)
 from luma_pipeline.luma.schema import TIMESTAMP
 from luma_pipeline.media import (
     Artifact,
@@ -45,7 +53,6 @@ from luma_pipeline.media import (
     KnownObject,
     LinkSource,
     MediaCopier,
-    preferred_link,
 )
 
 __all__ = ["VIDEOS_SCHEMA", "ManifestPolicy", "PartitionVideos", "VideosReport"]
@@ -153,7 +160,7 @@ class PartitionVideos:
         for artifact in self._policy.artifacts:
             self._offered.add(outcome.task_id, artifact.value)
             place = int(self._before.find(digests_of([outcome.task_id], artifact.value))[0])
-            request = self._request(outcome.task_id, artifact, _look_up_in(outcome.generation), place)
+            request = self._request(outcome.task_id, artifact, links_of_generation(outcome.generation), place)
             self._begin(request, is_old=is_old)
 
     def finish(self, generations: PartitionFile) -> VideosReport:
@@ -162,7 +169,7 @@ class PartitionVideos:
         Raises:
             BucketError: The bucket cannot be used any more.
         """
-        order = [self._copy_rest(group) for group in _completed(generations, _columns(self._policy.artifacts))]
+        order = [self._copy_rest(group) for group in _completed(generations, link_columns(self._policy.artifacts))]
         while self._under_way:
             self._take(*self._done.get())
         report = self._report
@@ -191,12 +198,12 @@ class PartitionVideos:
             if given_up[row, column]:
                 self._begin(CopyRequest(task_id, artifact, _NOWHERE), is_old=True, is_look=True)
             else:
-                request = self._request(task_id, artifact, _look_up_at(group, row), place)
+                request = self._request(task_id, artifact, links_of_row(group, row), place)
                 self._begin(request, is_old=bool(is_old[row]))
         return wanted
 
-    def _request(self, task_id: str, artifact: Artifact, look_up: _LookUp, place: int) -> CopyRequest:
-        link, is_better_asked = _chosen(look_up, artifact, self._policy.link_preference)
+    def _request(self, task_id: str, artifact: Artifact, look_up: LinkLookup, place: int) -> CopyRequest:
+        link, is_better_asked = choose_link(look_up, artifact, self._policy.link_preference)
         ask = self._policy.unwatermarked
         better = (lambda: ask(task_id)) if is_better_asked and ask is not None else None
         return CopyRequest(task_id, artifact, link, self._before.known(place), better)
@@ -418,69 +425,9 @@ def _count_asked(report: VideosReport, table: pa.Table) -> None:
         report.first_failures.append({name: value or "" for name, value in row.items()})
 
 
-# -- links ------------------------------------------------------------------------------------------------------------
-
-_LookUp = Callable[[tuple[str, ...]], str | None]
-"""Gives the text at a path of the provider's answer."""
-
-_LINKS = (LinkSource.DOWNLOAD_URL, LinkSource.URL)
-
-
-def link_of_answer(
-    generation: Mapping[str, Any], artifact: Artifact, preference: Sequence[LinkSource]
-) -> tuple[str | None, bool]:
+def link_of_answer(generation: Mapping[str, Any], artifact: Artifact, preference: Sequence[LinkSource]) -> ChosenLink:
     """The link of one artifact in a provider's answer, and whether one is preferred that has to be asked for."""
-    return _chosen(_look_up_in(generation), artifact, preference)
-
-
-def _chosen(look_up: _LookUp, artifact: Artifact, preference: Sequence[LinkSource]) -> tuple[str | None, bool]:
-    """The link in the answer, and whether the provider is to be asked for one that is preferred to it."""
-    if artifact is not Artifact.VIDEO:
-        preference = (LinkSource.URL,)
-    links = _links(look_up, artifact, preference)
-    if LinkSource.UNWATERMARKED not in preference:
-        return preferred_link(links, preference), False
-    place = list(preference).index(LinkSource.UNWATERMARKED)
-    before = preferred_link(links, preference[:place])
-    return (before, False) if before else (preferred_link(links, preference[place:]), True)
-
-
-def _links(look_up: _LookUp, artifact: Artifact, preference: Sequence[LinkSource]) -> dict[LinkSource, str | None]:
-    """The links of the artifact's object at the top of the answer, or where it has none, of its twin in `artifact`."""
-    for holder in _holders(artifact):
-        links = {source: look_up((*holder, source.value)) for source in _LINKS}
-        if preferred_link(links, preference):
-            return links
-    return {}
-
-
-def _holders(artifact: Artifact) -> tuple[tuple[str, ...], ...]:
-    return (artifact.value,), ("artifact", artifact.value)
-
-
-def _columns(artifacts: Iterable[Artifact]) -> list[str]:
-    """The columns of luma_generations that hold the artifacts' links."""
-    paths = [(*holder, link.value) for artifact in artifacts for holder in _holders(artifact) for link in _LINKS]
-    return ["_".join(path) for path in paths]
-
-
-def _look_up_at(table: pa.Table, row: int) -> _LookUp:
-    def look_up(path: tuple[str, ...]) -> str | None:
-        name = "_".join(path)
-        value: str | None = table[name][row].as_py() if name in table.schema.names else None
-        return value
-
-    return look_up
-
-
-def _look_up_in(generation: Mapping[str, Any]) -> _LookUp:
-    def look_up(path: tuple[str, ...]) -> str | None:
-        value: object = generation
-        for name in path:
-            value = value.get(name) if isinstance(value, Mapping) else None
-        return value if isinstance(value, str) else None
-
-    return look_up
+    return choose_link(links_of_generation(generation), artifact, preference)
 
 
 def artifacts_from(names: Sequence[str]) -> tuple[Artifact, ...]:

@@ -1,69 +1,91 @@
-"""Keeps the time of what blocks on a media host: a socket's own time-out never fires for a host that drips."""
+"""The HTTP room: one watchdog keeps the time of every request.
+
+A socket's own time-out never fires for a host that sends a byte now and then. A socket with a time-out also polls
+before each send and receive.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import http.client
+import socket
 import threading
 import time
-from collections.abc import Iterator
-from typing import Protocol
 
 _INTERVAL_SECONDS = 0.1
 
 
-class Cuttable(Protocol):
-    """A connection, as the watchdog knows it."""
+class Watch:
+    """The time of one request. Times are monotonic seconds.
 
-    is_cut: bool
+    `ends_at` bounds the request as a whole, `until` what is waited for at the moment. `socket` is what the watchdog
+    shuts down when `until` is past; the connection sets it.
+    """
+
+    __slots__ = ("ends_at", "is_cut", "socket", "until")
+
+    def __init__(self, ends_at: float) -> None:
+        self.ends_at = ends_at
+        self.until = ends_at
+        self.is_cut = False
+        self.socket: socket.socket | None = None
+
+    def allow(self, seconds: float) -> None:
+        """Bound the next wait, within the request as a whole."""
+        self.until = min(self.ends_at, time.monotonic() + seconds)
 
     def cut(self) -> None:
-        """Wake the thread that is blocked on it; called again and again until that thread has seen it."""
+        """Wake the thread that waits for the host; called again and again until the thread has seen it."""
+        self.is_cut = True
+        if self.socket is not None:
+            # The plain socket's shutdown, also under TLS: it touches nothing that the other thread is using.
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self.socket, socket.SHUT_RDWR)
+
+    def raise_if_cut(self) -> None:
+        """Raise TimeoutError once the time is over."""
+        if self.is_cut:
+            raise TimeoutError
 
 
 class Watchdog:
-    """One thread that cuts connections whose time is up, and all of them once `stopping` is set.
+    """One thread that cuts the requests whose time is over, and all of them once `stopping` is set or after `stop`.
 
-    It starts with the first connection and ends with `close`.
+    The thread starts with the first request.
     """
 
-    def __init__(self, stopping: threading.Event) -> None:
-        self._stopping = stopping
-        self._closed = threading.Event()
+    def __init__(self, stopping: threading.Event | None = None) -> None:
+        self._stopping = stopping or threading.Event()
+        self._stopped = threading.Event()
         self._lock = threading.Lock()
-        self._until: dict[Cuttable, float] = {}
+        self._watches: dict[Watch, None] = {}
         self._thread: threading.Thread | None = None
 
-    @contextlib.contextmanager
-    def bounding(self, connection: Cuttable, until: float) -> Iterator[None]:
-        """Raise TimeoutError in place of what a connection ends with, or does not, that is cut at `until` (monotonic).
-
-        Nothing is cut after the block.
-        """
+    def add(self, watch: Watch) -> None:
+        """Begin to watch. A request that begins after the end is cut at once."""
         with self._lock:
-            self._until[connection] = until
+            self._watches[watch] = None
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="media-deadlines", daemon=True)
+                self._thread = threading.Thread(target=self._run, name="http-deadlines", daemon=True)
                 self._thread.start()
-        try:
-            yield
-        except (OSError, http.client.HTTPException, ValueError):
-            if not connection.is_cut:
-                raise
-        finally:
-            with self._lock:
-                del self._until[connection]
-        if connection.is_cut:
-            raise TimeoutError
+            if self._stopped.is_set() or self._stopping.is_set():
+                watch.cut()
 
-    def close(self) -> None:
-        """End the thread."""
-        self._closed.set()
+    def remove(self, watch: Watch) -> None:
+        """Stop watching: nothing is cut afterwards."""
+        with self._lock:
+            self._watches.pop(watch, None)
+
+    def stop(self) -> None:
+        """Cut at once whatever is under way, and end the thread."""
+        self._stopped.set()
+        with self._lock:
+            for watch in self._watches:
+                watch.cut()
 
     def _run(self) -> None:
-        while not self._closed.wait(_INTERVAL_SECONDS):
+        while not self._stopped.wait(_INTERVAL_SECONDS):
             now = time.monotonic()
             with self._lock:
-                for connection, until in self._until.items():
-                    if now > until or self._stopping.is_set():
-                        connection.cut()
+                for watch in self._watches:
+                    if now > watch.until or self._stopping.is_set():
+                        watch.cut()

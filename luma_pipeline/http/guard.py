@@ -53,6 +53,11 @@ class Target:
         return f"Target({self.scheme}://{self.host}:{self.port})"
 
     @property
+    def origin(self) -> str:
+        """Scheme, host and port as a URL."""
+        return f"{self.scheme}://{self.host_header}"
+
+    @property
     def host_header(self) -> str:
         """The value of the `Host` header."""
         host = f"[{self.host}]" if ":" in self.host else self.host

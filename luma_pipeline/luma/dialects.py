@@ -1,66 +1,41 @@
-"""The provider's room: the two ways to ask for a generation, read into one shape."""
+"""The provider's room: the two APIs that give a generation, the gateway's and Luma's own."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from enum import Enum
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
 
-__all__ = ["Dialect"]
+from luma_pipeline.luma.errors import InvalidSettingError
+from luma_pipeline.luma.spec import BatchRequest, LinkRequest, ProviderSpec
 
-
-class Dialect(str, Enum):
-    """Whose API is spoken: the gateway's (`/luma/generations`) or Luma's own (`/dream-machine/v1/generations`)."""
-
-    GATEWAY = "gateway"
-    LUMA = "luma"
-
-    def __str__(self) -> str:
-        return self.value
-
-    def path(self, task_id: str) -> str:
-        """Path of one generation. A task ID is data: every reserved character in it is quoted, `/` and dots too."""
-        quoted = quote(task_id, safe="", errors="surrogatepass")
-        if not quoted.strip("."):  # a server or proxy would read "." and ".." as steps in the path
-            quoted = quoted.replace(".", "%2E")
-        return _SPEECH[self].prefix + quoted
-
-    def read(self, answer: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The answer in the shape of the gateway's page."""
-        return _SPEECH[self].read(answer)
+__all__ = ["GATEWAY", "LUMA", "SPECS", "spec_named"]
 
 
-@dataclass(frozen=True)
-class _Speech:
-    prefix: str
-    read: Callable[[Mapping[str, Any]], Mapping[str, Any]]
+GATEWAY = ProviderSpec(
+    name="gateway",
+    path="/luma/generations/{task_id}",
+    batch=BatchRequest("/luma/tasks"),
+    unwatermarked=LinkRequest("/luma/generations/{task_id}/download_video_url"),
+)
+"""The gateway's API, whose answers have the shape of the provider's page."""
 
 
-def _as_it_is(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    return answer
-
-
-# Luma's words for the two open states, from its public API description.
-_LUMA_STATES = {"queued": "pending", "dreaming": "processing"}
-# What the gateway's page has under another name or not at all; any other field of Luma's is left in its place, where
-# the flattening counts it as drift.
-_LUMA_RENAMED = frozenset({"state", "assets"})
+# What the gateway's page has under another name or not at all; any other field of Luma's is left where it is, and the
+# flattening counts it as drift.
+_LUMA_RENAMED = frozenset({"assets"})
+_LUMA_ASSETS = frozenset({"video", "image"})
 
 
 def _read_luma(answer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Luma's own answer: links are plain strings under `assets`, states have other names."""
+    """Luma's own answer: links are plain strings under `assets`."""
     generation: dict[str, Any] = {key: value for key, value in answer.items() if key not in _LUMA_RENAMED}
-    state = answer.get("state")
-    generation["state"] = _LUMA_STATES.get(state, state) if isinstance(state, str) else state
     assets = answer.get("assets")
     if isinstance(assets, Mapping):
         if assets.get("video"):
             generation["video"] = {"url": assets["video"]}
         if assets.get("image"):
             generation["thumbnail"] = {"url": assets["image"], "media_type": "image"}
-        rest = {key: value for key, value in assets.items() if key not in ("video", "image") and value is not None}
+        rest = {key: value for key, value in assets.items() if key not in _LUMA_ASSETS and value is not None}
         if rest:
             generation["assets"] = rest
     elif assets is not None:
@@ -68,7 +43,29 @@ def _read_luma(answer: Mapping[str, Any]) -> Mapping[str, Any]:
     return generation
 
 
-_SPEECH = {
-    Dialect.GATEWAY: _Speech("/luma/generations/", _as_it_is),
-    Dialect.LUMA: _Speech("/dream-machine/v1/generations/", _read_luma),
-}
+LUMA = ProviderSpec(
+    name="luma",
+    path="/dream-machine/v1/generations/{task_id}",
+    states={"queued": "pending", "dreaming": "processing"},
+    read=_read_luma,
+)
+"""Luma's own API, by its public description."""
+
+
+SPECS: Mapping[str, ProviderSpec] = {spec.name: spec for spec in (GATEWAY, LUMA)}
+"""The providers that the setting `dialect` can name."""
+
+
+def spec_named(name: str) -> ProviderSpec:
+    """The provider that the setting `dialect` names.
+
+    Raises:
+        InvalidSettingError: There is no provider of that name.
+
+    >>> spec_named("luma").path
+    '/dream-machine/v1/generations/{task_id}'
+    """
+    try:
+        return SPECS[name]
+    except KeyError:
+        raise InvalidSettingError(f"the dialect (LUMA_DIALECT) must be {' or '.join(SPECS)}, not {name!r}") from None

@@ -1,10 +1,18 @@
-"""The provider's room: its errors. A `LumaError` stops everything; one bad task is never one, it is an `TaskResult`."""
+"""The provider's room: its errors. A `LumaError` stops everything; one bad task never is one, but a `TaskResult`."""
 
 from __future__ import annotations
 
 from luma_pipeline.errors import ConfigurationError, ItemError, LumaPipelineError, PassingError
 
-__all__ = ["AuthenticationError", "LinkUnavailableError", "LumaError", "ProviderUnavailableError", "QuotaExceededError"]
+__all__ = [
+    "AuthenticationError",
+    "ClientClosedError",
+    "InvalidSettingError",
+    "LinkUnavailableError",
+    "LumaError",
+    "ProviderUnavailableError",
+    "QuotaExceededError",
+]
 
 
 class LumaError(LumaPipelineError):
@@ -12,7 +20,7 @@ class LumaError(LumaPipelineError):
 
 
 class AuthenticationError(LumaError, ConfigurationError):
-    """The provider refused the token (HTTP 401 or 403)."""
+    """The provider refused the token, not just one task (HTTP 401 or 403)."""
 
 
 class QuotaExceededError(LumaError, ConfigurationError):
@@ -23,5 +31,13 @@ class ProviderUnavailableError(LumaError, PassingError):
     """Nothing has succeeded for long: the provider is down or unreachable, or asks to come back much later."""
 
 
+class ClientClosedError(LumaError, RuntimeError):
+    """The client was closed while requests were under way, or before. Nothing failed: somebody stopped the client."""
+
+
+class InvalidSettingError(ConfigurationError, ValueError):
+    """A setting is out of its range; the message names the setting."""
+
+
 class LinkUnavailableError(ItemError):
-    """Whether a task has a link without watermark could not be learnt. Another time it may be; nothing else stops."""
+    """Whether a task has a link without watermark could not be learnt. A later request may succeed."""

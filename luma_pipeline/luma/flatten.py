@@ -1,8 +1,8 @@
-"""The provider's room: outcomes into typed columns, with nothing lost on the way.
+"""The provider's room: results into typed columns, with nothing lost on the way.
 
 Columns are built one at a time over all rows. A column whose values all have the type on the provider's page goes to
-Arrow as it is; only a column that holds something else is looked at value by value. That is where the speed comes
-from, and why one odd answer costs nothing but its own column's second look. What an answer says twice is read once.
+Arrow as it is. Only a column that holds something else is read value by value. That is where the speed comes from, and
+why one unusual answer costs no more than a second pass over its own column. What an answer says twice is read once.
 """
 
 from __future__ import annotations
@@ -10,18 +10,20 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from itertools import repeat
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luma_pipeline.luma.results import TaskResult
-from luma_pipeline.luma.schema import FIELDS, GENERATIONS_SCHEMA, TIMESTAMP, Field
+from luma_pipeline.luma.responses import json_type
+from luma_pipeline.luma.results import TaskResult, printable
+from luma_pipeline.luma.schema import FIELDS, TIMESTAMP, Field, generations_schema
 from luma_pipeline.luma.timestamps import parse_timestamp
 
 __all__ = ["Drift", "Flattened", "flatten", "to_table"]
@@ -52,18 +54,33 @@ class Flattened:
     drift: tuple[Drift, ...]
 
 
-def to_table(outcomes: Iterable[TaskResult], submitted_at: Sequence[datetime | None] | None = None) -> pa.Table:
-    """One row per outcome, in their order, with GENERATIONS_SCHEMA.
+def to_table(
+    results: Iterable[TaskResult],
+    submitted_at: Sequence[datetime | None] | None = None,
+    fields: tuple[Field, ...] = FIELDS,
+) -> pa.Table:
+    """One row per result, in their order, with GENERATIONS_SCHEMA.
 
-    `submitted_at`, if given, has one aware time (or None) per outcome: it comes from the source table, which the
-    provider knows nothing of.
+    `submitted_at`, if given, has one aware time (or None) per result. It comes from the source table, which the
+    provider knows nothing of. `fields` are the typed columns: those of the client's `spec`.
+
+    >>> from luma_pipeline.luma import Outcome
+    >>> answer = {"id": "t", "state": "completed", "video": {"width": 1360}}
+    >>> result = TaskResult("t", Outcome.RESOLVED, datetime.now(timezone.utc), generation=answer)
+    >>> to_table([result]).select(["task_id", "outcome", "state", "video_width"]).to_pylist()
+    [{'task_id': 't', 'outcome': 'resolved', 'state': 'completed', 'video_width': 1360}]
     """
-    return flatten(outcomes, submitted_at).table
+    return flatten(results, submitted_at, fields).table
 
 
-def flatten(outcomes: Iterable[TaskResult], submitted_at: Sequence[datetime | None] | None = None) -> Flattened:
+def flatten(
+    results: Iterable[TaskResult],
+    submitted_at: Sequence[datetime | None] | None = None,
+    fields: tuple[Field, ...] = FIELDS,
+) -> Flattened:
     """As `to_table`, with the drift."""
-    rows = list(outcomes)
+    rows = list(results)
+    page = _page(fields)
     task_ids = [row.task_id for row in rows]
     columns: dict[str, pa.Array] = {
         "task_id": _text_array(task_ids),
@@ -78,12 +95,11 @@ def flatten(outcomes: Iterable[TaskResult], submitted_at: Sequence[datetime | No
     }
     note = _DriftNotes(task_ids)
     answers = [row.generation if isinstance(row.generation, dict) else None for row in rows]
-    _Reading(columns, note).read(_ANSWER, answers)
-    table = pa.Table.from_arrays([columns[name] for name in _NAMES], schema=GENERATIONS_SCHEMA)
+    _Reading(columns, note).read(page.answer, answers)
+    table = pa.Table.from_arrays([columns[name] for name in page.schema.names], schema=page.schema)
     return Flattened(table, note.drift())
 
 
-_NAMES: list[str] = GENERATIONS_SCHEMA.names
 _REPEATING = "artifact"
 """The object that says again what stands beside it: `artifact.video` is `video` once more, and so on."""
 
@@ -91,14 +107,15 @@ _REPEATING = "artifact"
 class _Object:
     """An object on the page: the keys it has there, those with a typed column first, then those of objects in it."""
 
-    def __init__(self, path: _Path) -> None:
+    def __init__(self, fields: tuple[Field, ...], path: _Path = ()) -> None:
         depth = len(path)
-        inside = [field for field in FIELDS if field.path[:depth] == path]
+        inside = [field for field in fields if field.path[:depth] == path]
         children = dict.fromkeys(field.path[: depth + 1] for field in inside if len(field.path) > depth + 1)
         self.path = path
         self.fields = [field for field in inside if len(field.path) == depth + 1]
         # What repeats others first: each of those is compared as soon as it is read, still in the processor's cache.
-        self.children = [_Object(child) for child in sorted(children, key=lambda child: child != (_REPEATING,))]
+        first = sorted(children, key=lambda child: child != (_REPEATING,))
+        self.children = [_Object(fields, child) for child in first]
         self.repeats = path[1:] if path[:-1] == (_REPEATING,) else None
         self.columns = [field.name for field in inside]
         self.numbers = [field.name for field in inside if field.type in (pa.int64(), pa.float64())]
@@ -109,7 +126,16 @@ class _Object:
         self.getters = [itemgetter(key) for key in self.keys]
 
 
-_ANSWER = _Object(())
+class _Page(NamedTuple):
+    """An answer's objects, and the columns of its table."""
+
+    answer: _Object
+    schema: pa.Schema
+
+
+@cache
+def _page(fields: tuple[Field, ...]) -> _Page:
+    return _Page(_Object(fields), generations_schema(fields))
 
 
 class _Reading:
@@ -184,9 +210,9 @@ class _DriftNotes:
         return self._counts.total()
 
     def add(self, path: _Path, value: object, row: int, *, unknown: bool = False) -> None:
-        key = (_printable(".".join(path)), _json_type(value), unknown)
+        key = (printable(".".join(path)), json_type(value), unknown)
         self._counts[key] += 1
-        self._examples.setdefault(key, _printable(self._task_ids[row]))
+        self._examples.setdefault(key, printable(self._task_ids[row]))
 
     def no_objects(self, path: _Path, values: _Values) -> None:
         for row, value in enumerate(values):
@@ -201,7 +227,7 @@ class _DriftNotes:
 
 
 def _column(values: _Values, field: Field, note: _DriftNotes) -> pa.Array:
-    kind = _KIND_OF[field.name]
+    kind = _KINDS[field.type]
     if kind.types is None or kind.types.issuperset(map(type, values)):
         try:
             return kind.fast(values)
@@ -322,7 +348,6 @@ _KINDS: dict[pa.DataType, _Kind] = {
     pa.float64(): _Kind(_fast_float, _read_float, frozenset({int, float, type(None)})),
     TIMESTAMP: _Kind(_fast_time, _read_time),
 }
-_KIND_OF = {field.name: _KINDS[field.type] for field in FIELDS}
 
 
 def _text_array(values: Sequence[str | None], type_: pa.DataType | None = None) -> pa.Array:
@@ -331,7 +356,7 @@ def _text_array(values: Sequence[str | None], type_: pa.DataType | None = None) 
     try:
         return pa.array(values, type_)
     except UnicodeEncodeError:
-        return pa.array([None if value is None else _printable(value) for value in values], type_)
+        return pa.array([None if value is None else printable(value) for value in values], type_)
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -343,14 +368,3 @@ def _time_array(times: Sequence[datetime]) -> pa.Array:
         return pa.array([time - _EPOCH for time in times], pa.duration("us")).view(TIMESTAMP)
     except TypeError:  # a time without a zone is UTC to Arrow
         return pa.array(times, TIMESTAMP)
-
-
-def _printable(text: str) -> str:
-    return text.encode("utf-8", "replace").decode()
-
-
-def _json_type(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "object"
-    names: dict[type, str] = {str: "string", bool: "boolean", int: "integer", float: "number", list: "array"}
-    return names.get(type(value), "null")

@@ -1,14 +1,15 @@
-"""The provider's room: what asking for one task came to."""
+"""The provider's room: the result of asking for one task."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Any
 
-__all__ = ["FINAL_STATES", "Outcome", "State", "TaskResult"]
+__all__ = ["FINAL_STATES", "Outcome", "State", "TaskResult", "comparable_id", "printable", "same_id"]
 
 
 class Outcome(str, Enum):
@@ -45,13 +46,17 @@ FINAL_STATES = frozenset({State.COMPLETED.value, State.FAILED.value})
 
 @dataclass(frozen=True)
 class TaskResult:
-    """The one answer to the question for one task.
+    """The one result of asking for one task.
 
-    `generation` is the provider's answer in the shape of the gateway's page, whichever dialect was spoken, and only
+    `generation` is the provider's answer in the shape of the gateway's page, whichever dialect was spoken. It is only
     present when `outcome` is RESOLVED. `raw_response` is the body as it came, as text. `polled_at` is an aware UTC
-    time. `attempts` counts the tries for this task; `requests` the HTTP requests booked on it (the members of one batch
-    share a request, and only the first of them carries it). `seconds` is the time from sending the last request to
-    the last byte of its answer, `waited_seconds` the time spent waiting for the rate limit.
+    time. `attempts` counts the tries for this task. `requests` counts the HTTP requests that were sent for it: the
+    tasks of one batch share a request, and only the first of them counts it. `seconds` is the time from sending the
+    last request to the last byte of its answer. `waited_seconds` is the time spent waiting for the rate limit, and
+    `throttled` the number of answers "too fast".
+
+    >>> TaskResult("t", Outcome.RESOLVED, datetime.now(), generation={"id": "t", "state": "completed"}).is_final
+    True
     """
 
     task_id: str
@@ -80,3 +85,30 @@ class TaskResult:
     def is_final(self) -> bool:
         """Whether the provider will never answer otherwise: the state is one of FINAL_STATES."""
         return self.state in FINAL_STATES
+
+
+_UUID = re.compile(r"\{?[0-9a-f]{8}-?([0-9a-f]{4}-?){3}[0-9a-f]{12}\}?", re.IGNORECASE)
+
+
+def comparable_id(task_id: str) -> str:
+    """A task ID in the form in which two spellings of the same ID are equal.
+
+    White space around it does not count. A UUID may have either case, hyphens or none, and braces.
+
+    >>> comparable_id(" E70FDF3C-CE95-4DD1-A967-220CE957AFF5") == comparable_id("e70fdf3cce954dd1a967220ce957aff5")
+    True
+    >>> comparable_id("Task-1") == comparable_id("task-1")
+    False
+    """
+    text = task_id.strip()
+    return text.strip("{}").replace("-", "").lower() if _UUID.fullmatch(text) else text
+
+
+def same_id(asked: str, named: str) -> bool:
+    """Whether an answer that names `named` is the answer for the task `asked`."""
+    return asked == named or comparable_id(asked) == comparable_id(named)
+
+
+def printable(text: str) -> str:
+    """Text that UTF-8 can say: half a surrogate pair, which JSON can hold, is shown as `?`."""
+    return text.encode("utf-8", "replace").decode()

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-__all__ = ["FIELDS", "GENERATIONS_SCHEMA", "SCHEMA_VERSION", "TIMESTAMP", "Field"]
+__all__ = ["FIELDS", "GENERATIONS_SCHEMA", "SCHEMA_VERSION", "TIMESTAMP", "Field", "generations_schema", "page_fields"]
 
 SCHEMA_VERSION = 1
 """Kept in the metadata of every file; raised when a column changes its name, its type or its meaning."""
@@ -51,31 +51,45 @@ _PAGE = {
 }
 
 
-def _fields(page: dict[str, object], path: tuple[str, ...] = ()) -> Iterator[Field]:
+def page_fields(page: Mapping[str, object], path: tuple[str, ...] = ()) -> Iterator[Field]:
+    """The typed columns of a page: objects of keys and Arrow types, nested as in the answer.
+
+    >>> [field.name for field in page_fields({"id": pa.string(), "video": {"url": pa.string()}})]
+    ['id', 'video_url']
+    """
     for name, what in page.items():
         here = (*path, name)
-        if isinstance(what, dict):
-            yield from _fields(what, here)
+        if isinstance(what, Mapping):
+            yield from page_fields(what, here)
         else:
             yield Field("_".join(here), here, what)
 
 
-FIELDS: tuple[Field, ...] = tuple(_fields(_PAGE))
+FIELDS: tuple[Field, ...] = tuple(page_fields(_PAGE))
 """Every field of the provider's page, flattened with `_`."""
 
-GENERATIONS_SCHEMA: pa.Schema = pa.schema(
-    [
-        pa.field("task_id", pa.string(), nullable=False),
-        pa.field("submitted_at", TIMESTAMP),
-        pa.field("outcome", pa.string(), nullable=False),
-        pa.field("http_status", pa.int32()),
-        pa.field("error_code", pa.string()),
-        pa.field("error_message", pa.string()),
-        pa.field("attempts", pa.int32(), nullable=False),
-        pa.field("polled_at", TIMESTAMP, nullable=False),
-        *(pa.field(field.name, field.type) for field in FIELDS),
-        pa.field("raw_response", pa.large_string()),
-    ]
-)
-"""One row per task. `raw_response` is the whole body as it came; offsets of 64 bits, since a table of a million
-answers holds more than 2 GiB of text."""
+
+def generations_schema(fields: Iterable[Field]) -> pa.Schema:
+    """The columns of a table of generations with these typed columns.
+
+    One row per task. `raw_response` is the whole body as it came. Its offsets have 64 bits, since a table of a million
+    answers holds more than 2 GiB of text.
+    """
+    return pa.schema(
+        [
+            pa.field("task_id", pa.string(), nullable=False),
+            pa.field("submitted_at", TIMESTAMP),
+            pa.field("outcome", pa.string(), nullable=False),
+            pa.field("http_status", pa.int32()),
+            pa.field("error_code", pa.string()),
+            pa.field("error_message", pa.string()),
+            pa.field("attempts", pa.int32(), nullable=False),
+            pa.field("polled_at", TIMESTAMP, nullable=False),
+            *(pa.field(field.name, field.type) for field in fields),
+            pa.field("raw_response", pa.large_string()),
+        ]
+    )
+
+
+GENERATIONS_SCHEMA: pa.Schema = generations_schema(FIELDS)
+"""The columns of `luma_generations`."""

@@ -12,11 +12,12 @@ from datetime import datetime, timezone
 
 from luma_pipeline.media.buffers import BufferPool
 from luma_pipeline.media.download import Download, DownloadLimits, StreamRestarted
-from luma_pipeline.media.errors import CopyError, ErrorCode
+from luma_pipeline.media.errors import BucketError, CopyError, ErrorCode
 from luma_pipeline.media.intake import Arrived, Intake
 from luma_pipeline.media.keys import KeyTemplate
 from luma_pipeline.media.links import Link, redact_link
-from luma_pipeline.media.presence import Presence
+from luma_pipeline.media.object_decision import Expected, Match, ObjectFacts, Owner, Verdict, compare, decide
+from luma_pipeline.media.object_index import ObjectIndex
 from luma_pipeline.media.results import CopyRequest, CopyStatus, KnownObject
 from luma_pipeline.media.sniff import MediaType
 from luma_pipeline.media.store import Bucket, KeyExists, ObjectLabel, StoredObject, Upload
@@ -32,7 +33,7 @@ class CopyTools:
 
     bucket: Bucket
     template: KeyTemplate
-    presence: Presence
+    index: ObjectIndex
     transport: Transport
     limits: DownloadLimits
     buffers: BufferPool
@@ -96,12 +97,14 @@ class ArtifactCopy:
 
     def _look(self) -> _Found:
         request, known, template = self._request, self._request.known, self._tools.template
-        listed = self._tools.presence.objects(request.task_id, request.artifact)
+        listed = self._tools.index.objects(request.task_id, request.artifact)
         keys = list(listed)
         if known is not None:
-            if known.key in listed and _is_same(known, listed[known.key].size_bytes, listed[known.key].etag):
-                return _Found(_still_there(known))
-            if template.stem_of(known.key) != template.stem(request.task_id, request.artifact):
+            there = listed.get(known.key)
+            # An ETag that differs proves nothing yet: some stores list another than they tell of the object itself.
+            if there is not None and _is_as_known(known, there.size_bytes, there.etag):
+                return _Found(_as_known(known))
+            if template.key_base_of(known.key) != template.key_base(request.task_id, request.artifact):
                 # Copied under another template or prefix.
                 keys.insert(0, known.key)
         foreign: set[str] = set()
@@ -110,34 +113,46 @@ class ArtifactCopy:
             stored = self._bucket.head(key)
             if stored is None:
                 continue
-            present = self._recognized(stored)
-            if present is not None:
-                return _Found(present)
-            (damaged if self._is_ours(stored) else foreign).add(key)
+            verdict = self._verdict_before(stored)
+            if verdict is Verdict.AS_KNOWN and known is not None:
+                return _Found(_as_known(known))
+            if verdict is Verdict.PRESENT:
+                return _Found(self._present(stored))
+            (damaged if verdict is Verdict.DAMAGED else foreign).add(key)
         return _Found(None, frozenset(foreign), frozenset(damaged))
 
-    def _recognized(self, stored: StoredObject) -> PlacedObject | None:
-        """The artifact, if the object is it by its own metadata or by the manifest, and no damaged copy of it."""
-        known, is_ours = self._request.known, self._is_ours(stored)
+    def _verdict_before(self, stored: StoredObject) -> Verdict:
+        """What an object is before anything is fetched: by its metadata, and by the manifest where that names it."""
+        known, owner = self._request.known, self._owner(stored)
         if known is None or known.key != stored.key:
-            return self._present(stored) if is_ours else None
-        if stored.size_bytes != known.size_bytes:
-            # Without a digest of its own, or with the one that the manifest has, these are not the bytes of a copy.
-            is_another_copy = is_ours and stored.sha256 not in {None, known.sha256}
-            return self._present(stored) if is_another_copy else None
-        if _is_same(known, stored.size_bytes, stored.etag):
-            # Some stores list another ETag than they tell of the object itself.
-            return _still_there(known)
-        present = self._present(stored)
-        is_known = present.sha256 is not None and present.sha256 == known.sha256
-        return present if is_ours or is_known else None
+            return decide(ObjectFacts(Expected.NOTHING, owner))
+        size = compare(stored.size_bytes, known.size_bytes)
 
-    def _is_ours(self, stored: StoredObject) -> bool:
-        return stored.belongs_to(self._request.task_id, self._request.artifact.value)
+        def digest() -> Match:
+            if size is not Match.DIFFERENT:
+                return compare(self._bucket.digest_of(stored), known.sha256)
+            # Not worth reading: only an object that tells its own digest can be another whole copy.
+            told = stored.sha256
+            return Match.UNKNOWN if told is None else Match.SAME if told == known.sha256 else Match.DIFFERENT
+
+        return decide(ObjectFacts(Expected.MANIFEST, owner, size, compare(stored.etag, known.etag), digest))
+
+    def _verdict_after(self, stored: StoredObject, arrived: Arrived, copy_id: str) -> Verdict:
+        """What an object is beside the bytes that have been fetched."""
+        owner = Owner.THIS_COPY if stored.copy_id == copy_id else self._owner(stored)
+
+        def digest() -> Match:
+            return compare(self._bucket.digest_of(stored), arrived.sha256)
+
+        size = compare(stored.size_bytes, arrived.size_bytes)
+        return decide(ObjectFacts(Expected.FETCHED, owner, size, Match.UNKNOWN, digest))
+
+    def _owner(self, stored: StoredObject) -> Owner:
+        is_ours = stored.belongs_to(self._request.task_id, self._request.artifact.value)
+        return Owner.ARTIFACT if is_ours else Owner.OTHER
 
     def _present(self, stored: StoredObject) -> PlacedObject:
-        digest = self._bucket.digest_of(stored)
-        return _placed(CopyStatus.ALREADY_PRESENT, stored, digest)
+        return _placed(CopyStatus.ALREADY_PRESENT, stored, self._bucket.digest_of(stored))
 
     # -- fetching ---------------------------------------------------------------------------------------------------
 
@@ -168,37 +183,50 @@ class ArtifactCopy:
     def _publish(self, key: str, arrived: Arrived, label: ObjectLabel, found: _Found) -> PlacedObject:
         only_if_absent = not self._tools.overwrite and key not in found.damaged
         if key in found.foreign:
-            settled = self._settle(key, arrived, label)
-            if settled is not None:
-                return settled
+            standing = self._standing(key, arrived, label)
+            if standing is not None:
+                return standing
         for _ in range(_PUBLISH_TRIES):
             try:
                 return self._write(key, arrived, label, only_if_absent=only_if_absent)
             except KeyExists:
                 pass
             except CopyError:
-                # The answer may have been lost and not the write.
-                stored = self._bucket.head(key)
-                if stored is None or stored.copy_id != label.copy_id:
+                if not self._is_written(key, label.copy_id):
                     raise
-            settled = self._settle(key, arrived, label)
-            if settled is not None:
-                return settled
+            standing = self._standing(key, arrived, label)
+            if standing is not None:
+                return standing
             self._tools.stopping.wait(_PUBLISH_PAUSE_SECONDS)
         raise CopyError(
             ErrorCode.STORE_ERROR, f"the store reports conflicting writes to {key}, and has no object there"
         )
+
+    def _is_written(self, key: str, copy_id: str) -> bool:
+        """Whether a write that failed is there all the same: its answer may have been lost and not the write.
+
+        A store that does not tell is no reason to hide why the write failed.
+        """
+        try:
+            stored = self._bucket.head(key)
+        except (BucketError, CopyError):
+            return False
+        return stored is not None and stored.copy_id == copy_id
 
     def _write(self, key: str, arrived: Arrived, label: ObjectLabel, *, only_if_absent: bool) -> PlacedObject:
         """Raises KeyExists when what stands under the key has to be looked at, whoever wrote it."""
         content_type = arrived.media_type.content_type
         if arrived.upload is None:
             body = arrived.body or bytearray()
-            etag, is_confirmed = self._bucket.put(key, body, content_type, label, only_if_absent=only_if_absent)
+            etag, is_verified = self._bucket.put(key, body, content_type, label, only_if_absent=only_if_absent)
+            is_there = is_verified
         else:
-            etag, is_confirmed = arrived.upload.complete(arrived.parts, only_if_absent=only_if_absent), False
-        if not is_confirmed:
+            etag, is_verified = arrived.upload.complete(arrived.parts, only_if_absent=only_if_absent)
+            is_there = False
+        if not is_there:
             self._confirm(key, arrived, label)
+        if not is_verified and not self._bucket.has_checksums:
+            self._read_back(key, arrived)
         now = datetime.now(timezone.utc)
         return PlacedObject(CopyStatus.COPIED, key, arrived.size_bytes, content_type, arrived.sha256, etag, now)
 
@@ -217,7 +245,12 @@ class ArtifactCopy:
                 ErrorCode.STORE_ERROR, f"{arrived.size_bytes} bytes were written to {key}, {size} bytes are there"
             )
 
-    def _settle(self, key: str, arrived: Arrived, label: ObjectLabel) -> PlacedObject | None:
+    def _read_back(self, key: str, arrived: Arrived) -> None:
+        """Read what was written to a store that checks nothing, and whose ETags are no MD5."""
+        if self._bucket.read_digest(key) not in {None, arrived.sha256}:
+            self._delete_damaged(key, f"{arrived.size_bytes} bytes were written to {key}, other bytes were stored")
+
+    def _standing(self, key: str, arrived: Arrived, label: ObjectLabel) -> PlacedObject | None:
         """What stands under the key instead: our own write after all, another run's, or something else's.
 
         None when there is nothing. Raises CopyError (`key_taken`) for another's object with other bytes, and
@@ -226,23 +259,21 @@ class ArtifactCopy:
         stored = self._bucket.head(key)
         if stored is None:
             return None
-        if stored.copy_id == label.copy_id:
-            if stored.size_bytes != arrived.size_bytes:
-                self._delete_damaged(stored, arrived)
+        verdict = self._verdict_after(stored, arrived, label.copy_id)
+        if verdict is Verdict.DAMAGED:
+            what = f"{arrived.size_bytes} bytes were written to {key}, {stored.size_bytes} were stored"
+            self._delete_damaged(key, what)
+        if verdict is Verdict.WRITTEN:
             return _placed(CopyStatus.COPIED, stored, arrived.sha256)
-        if stored.belongs_to(label.task_id, label.artifact):
-            return self._present(stored)
-        if stored.size_bytes == arrived.size_bytes and self._bucket.digest_of(stored) == arrived.sha256:
+        if verdict is Verdict.PRESENT:
             return self._present(stored)
         raise CopyError(
             ErrorCode.KEY_TAKEN, f"an object that is not of this task stands under {key}; overwrite replaces it"
         )
 
-    def _delete_damaged(self, stored: StoredObject, arrived: Arrived) -> None:
-        key = stored.key
+    def _delete_damaged(self, key: str, what: str) -> None:
         if self.known is not None and self.known.key == key:
             self.known = None
-        what = f"{arrived.size_bytes} bytes were written to {key}, {stored.size_bytes} were stored"
         try:
             self._bucket.delete(key)
         except CopyError as error:
@@ -250,12 +281,14 @@ class ArtifactCopy:
         raise CopyError(ErrorCode.STORE_ERROR, f"{what}, and deleted again")
 
 
-def _is_same(known: KnownObject, size_bytes: int, etag: str | None) -> bool:
-    """Whether what the store says is what the manifest has; an ETag that either does not know proves nothing."""
-    return size_bytes == known.size_bytes and (not etag or not known.etag or etag == known.etag)
+def _is_as_known(known: KnownObject, size_bytes: int, etag: str | None) -> bool:
+    facts = ObjectFacts(
+        Expected.MANIFEST, Owner.OTHER, compare(size_bytes, known.size_bytes), compare(etag, known.etag)
+    )
+    return decide(facts) is Verdict.AS_KNOWN
 
 
-def _still_there(known: KnownObject) -> PlacedObject:
+def _as_known(known: KnownObject) -> PlacedObject:
     return PlacedObject(
         CopyStatus.ALREADY_PRESENT,
         known.key,

@@ -6,23 +6,22 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from luma_pipeline.http.guard import Guard
 from luma_pipeline.media.artifact_copy import ArtifactCopy, CopyTools, PlacedObject
 from luma_pipeline.media.artifacts import Artifact
 from luma_pipeline.media.buffers import BufferPool
-from luma_pipeline.media.download import DownloadLimits
-from luma_pipeline.media.errors import BucketError, CopyCancelled, CopyError, ErrorCode
-from luma_pipeline.media.keys import KeyTemplate
+from luma_pipeline.media.config import TransferConfig
+from luma_pipeline.media.errors import BucketError, CopyCancelled, CopyError, ErrorCode, StoreUnavailableError
 from luma_pipeline.media.links import redact_link
-from luma_pipeline.media.presence import Presence
+from luma_pipeline.media.object_index import ObjectIndex
 from luma_pipeline.media.results import CopyRequest, CopyResult, CopyStatus, KnownObject
-from luma_pipeline.media.store import MOST_PARTS, SMALLEST_PART_BYTES, Bucket, ObjectSettings
+from luma_pipeline.media.store import Bucket
 from luma_pipeline.media.transport import Transport
+from luma_pipeline.s3.breaker import RequestBreaker
 from luma_pipeline.s3.client import make_client
 from luma_pipeline.s3.errors import S3SettingsError
 
@@ -30,9 +29,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 log = logging.getLogger(__name__)
-
-MIB = 1024 * 1024
-GIB = 1024 * MIB
 
 _MOST_SPARE_BUFFERS = 8
 # Small artifacts that are written while others are fetched in their place. Where hosts are slow it is a sixth more
@@ -44,95 +40,56 @@ _SUBMITTED_PER_WORKER = 4
 _STORE_FAILURES_BEFORE_STOP = 16
 
 
+# Seconds after which a store that stalls has been cut off, with the abort of what was begun.
+_LONGEST_STOP_SECONDS = 11.0
+_CLIENT_TIMEOUTS = (5.0, 60.0)
+
+
 class MediaCopier:
     """Copies artifacts from media hosts into one bucket, in threads of its own; to be used in a `with` block.
 
     Memory: `part_size_bytes` for each worker, and for up to 8 parts more, whatever the size of a file. As many
     artifacts are fetched at once as there are workers, while up to 4 small ones that have come are being written.
 
-    bucket, prefix, key_template: where objects go; the template knows `{task_id}`, `{artifact}`, and at its end
-        `{extension}`.
-    s3_client: by default boto3's standard chain of settings and credentials.
-    allowed_media_hosts: exact names or `*.suffix`; empty lets any public host be asked.
-    allow_private_addresses: for a sandbox; else no private, loopback or link-local address is connected to.
-    overwrite: copies anew, whatever stands under the key.
+    config: the settings, with their defaults.
+    s3_client: by default boto3's standard chain of settings and credentials. A store that stalls is cut off by
+        `close(cancel=True)` only where the client is the copier's own.
     refresh: asks the provider once for a living link in place of a dead one; what it raises passes through `copy`.
-    connect_timeout, read_timeout, stall_window_seconds, max_seconds: in seconds, for the media host. `read_timeout` is
-        for the answer's head as a whole and for each wait for bytes of its body; a transfer slower than
-        `min_bytes_per_second` over a window is stalled; `max_seconds` bounds one artifact as a whole.
-    max_attempts: requests to the media host for one artifact.
-    server_side_encryption, sse_kms_key_id, storage_class, acl, tags: as in S3's PutObject.
 
-    Raises ValueError for settings that cannot work, BucketError when no S3 client can be set up.
+    Raises BucketError when no S3 client can be set up.
     """
 
     def __init__(
         self,
+        config: TransferConfig,
         *,
-        bucket: str,
-        prefix: str = "",
         s3_client: S3Client | None = None,
-        key_template: str = "{task_id}/{artifact}.{extension}",
-        max_workers: int = 8,
-        part_size_bytes: int = 8 * MIB,
-        allowed_media_hosts: Sequence[str] = (),
-        allow_private_addresses: bool = False,
-        max_video_bytes: int = 20 * GIB,
-        overwrite: bool = False,
         refresh: Callable[[str, Artifact], str | None] | None = None,
-        connect_timeout: float = 10.0,
-        read_timeout: float = 30.0,
-        min_bytes_per_second: float = 16 * 1024,
-        stall_window_seconds: float = 20.0,
-        max_attempts: int = 5,
-        max_seconds: float = 3600.0,
-        max_redirects: int = 5,
-        backoff_seconds: float = 0.5,
-        server_side_encryption: str | None = None,
-        sse_kms_key_id: str | None = None,
-        storage_class: str | None = None,
-        acl: str | None = None,
-        tags: Mapping[str, str] | None = None,
     ) -> None:
-        if max_workers < 1:
-            raise ValueError("max_workers: at least 1")
-        if part_size_bytes < SMALLEST_PART_BYTES or part_size_bytes * MOST_PARTS < max_video_bytes:
-            raise ValueError(
-                f"part_size_bytes: at least {SMALLEST_PART_BYTES}, and max_video_bytes / {MOST_PARTS}: S3 takes no "
-                "smaller and no more parts"
-            )
-        self._template = KeyTemplate(key_template, prefix)
-        limits = DownloadLimits(
-            max_bytes=max_video_bytes,
-            min_bytes_per_second=min_bytes_per_second,
-            stall_window_seconds=stall_window_seconds,
-            max_attempts=max_attempts,
-            max_seconds=max_seconds,
-            max_redirects=max_redirects,
-            backoff_seconds=backoff_seconds,
-        )
-        guard = Guard(allowed_media_hosts, allow_private_addresses=allow_private_addresses)
-        spare = min(max_workers, _MOST_SPARE_BUFFERS)
-        threads = max_workers + min(max_workers, _MOST_WRITTEN_BESIDE)
-        self._owns_client = s3_client is None
-        client = s3_client or _make_client(max_connections=threads + max_workers + spare)
-        settings = ObjectSettings(server_side_encryption, sse_kms_key_id, storage_class, acl, dict(tags or {}))
+        workers = config.max_workers
+        spare = min(workers, _MOST_SPARE_BUFFERS)
+        threads = workers + min(workers, _MOST_WRITTEN_BESIDE)
+        client = s3_client or _make_client(max_connections=threads + workers + spare)
+        self._breaker = RequestBreaker(client) if s3_client is None else None
+        self._client = client
         self._stopping = threading.Event()
-        self._bucket = Bucket(client, bucket, settings, self._stopping)
-        self._presence = Presence(self._bucket, self._template)
-        self._transport = Transport(guard, (connect_timeout, read_timeout), max_workers, self._stopping)
+        self._template = config.template
+        self._bucket = Bucket(client, config.bucket, config.objects, self._stopping)
+        self._index = ObjectIndex(self._bucket, self._template)
+        timeouts = (config.connect_timeout, config.read_timeout)
+        self._transport = Transport(config.guard, timeouts, workers, self._stopping)
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="media-copy")
-        self._uploader = ThreadPoolExecutor(max_workers + spare, thread_name_prefix="media-part")
+        self._uploader = ThreadPoolExecutor(workers + spare, thread_name_prefix="media-part")
         self._tools = CopyTools(
             self._bucket,
             self._template,
-            self._presence,
+            self._index,
             self._transport,
-            limits,
-            BufferPool(part_size_bytes, max_workers, spare),
+            config.limits,
+            BufferPool(config.part_size_bytes, workers, spare),
             self._uploader,
             self._stopping,
-            overwrite,
+            config.overwrite,
         )
         self._refresh = refresh
         self.bytes_downloaded = 0
@@ -140,9 +97,9 @@ class MediaCopier:
         # Notified when a submitted copy has ended, and when there will be no further ones.
         self._changed = threading.Condition()
         self._under_way: dict[tuple[str, Artifact], Future[CopyResult]] = {}
-        self._most_under_way = _SUBMITTED_PER_WORKER * max_workers
+        self._most_under_way = _SUBMITTED_PER_WORKER * workers
         self._is_closed = False
-        self._fatal: str | None = None
+        self._fatal: BucketError | None = None
         self._store_failures = 0
 
     def __enter__(self) -> MediaCopier:
@@ -154,18 +111,28 @@ class MediaCopier:
         self.close(cancel=error_type is not None)
 
     def close(self, *, cancel: bool = False) -> None:
-        """Wait for what is under way, or with `cancel` break it off: uploads are aborted, futures get CopyCancelled."""
+        """Wait for what is under way, or with `cancel` break it off: uploads are aborted, futures get CopyCancelled.
+
+        With `cancel` it returns within about ten seconds, whatever the media host and the store do.
+        """
         with self._changed:
             self._is_closed = True
             if cancel:
                 self._stopping.set()
             self._changed.notify_all()
-        self._workers.shutdown(wait=True)
+            under_way = list(self._under_way.values())
+        if cancel and self._breaker is not None:
+            self._breaker.stop()
+        left = wait(under_way, timeout=_LONGEST_STOP_SECONDS if cancel else None).not_done
+        if left:
+            log.warning("%d copies did not end and are left behind; a sweep takes what they leave", len(left))
+        self._workers.shutdown(wait=not left)
         self._stopping.set()
-        self._uploader.shutdown(wait=True)
+        self._uploader.shutdown(wait=not left)
         self._transport.close()
-        if self._owns_client:
-            self._bucket.client.close()
+        if self._breaker is not None and not left:
+            self._breaker.close()
+            self._client.close()
 
     # -- before the copying -----------------------------------------------------------------------------------------
 
@@ -177,7 +144,7 @@ class MediaCopier:
         try:
             self._bucket.check(self._template.prefix)
         except CopyError as error:
-            raise BucketError(f"bucket {self._bucket.name!r} does not work: {error}") from error
+            raise StoreUnavailableError(str(error)) from None
 
     def sweep_orphans(self, older_than_seconds: float) -> int:
         """Abort the uploads that killed runs left below our prefix, under keys that our template gives; how many.
@@ -192,15 +159,15 @@ class MediaCopier:
             log.warning("orphaned uploads were not looked for: %s", error)
             return 0
 
-    def load_known(self, wanted: Iterable[tuple[str, Artifact]]) -> int:
+    def load_known(self, asked: Iterable[tuple[str, Artifact]]) -> int:
         """Look for many artifacts in the bucket at once, so that their copies need no request each to find out.
 
         Returns how many objects are there. Raises BucketError.
         """
         try:
-            return self._presence.load(wanted)
+            return self._index.load(asked)
         except CopyError as error:
-            raise BucketError(f"bucket {self._bucket.name!r} cannot be listed: {error}") from error
+            raise StoreUnavailableError(str(error)) from None
 
     def stored_sizes(self, keys: Iterable[str]) -> dict[str, int | None]:
         """Ask the store for each key by itself: the object's size in bytes, None where there is none.
@@ -212,11 +179,11 @@ class MediaCopier:
             stored = self._bucket.head(key)
             return None if stored is None else stored.size_bytes
 
-        wanted = list(keys)
+        asked = list(keys)
         try:
-            return dict(zip(wanted, self._workers.map(size, wanted), strict=True))
+            return dict(zip(asked, self._workers.map(size, asked), strict=True))
         except CopyError as error:
-            raise BucketError(f"bucket {self._bucket.name!r} cannot be looked at: {error}") from error
+            raise StoreUnavailableError(str(error)) from None
 
     # -- copying ----------------------------------------------------------------------------------------------------
 
@@ -253,7 +220,7 @@ class MediaCopier:
     def _raise_if_over(self) -> None:
         if self._fatal is not None:
             # A new one each time: an error that is raised again and again collects a traceback of all those times.
-            raise BucketError(self._fatal)
+            raise type(self._fatal)(str(self._fatal))
         if self._is_closed:
             raise CopyCancelled("the copier was closed")
 
@@ -268,11 +235,13 @@ class MediaCopier:
         try:
             outcome: PlacedObject | CopyError = copy.run()
         except CopyError as error:
+            if error.code is ErrorCode.STORE_ERROR and self._stopping.is_set():
+                raise CopyCancelled("the copier was closed") from None
             outcome = error.with_traceback(None)  # it leads back to this frame
         except CopyCancelled:
             raise
         except BucketError as error:
-            self._stop(str(error))
+            self._stop(type(error)(str(error)))
             raise
         except Exception as error:
             if error is copy.download.link.failure:
@@ -287,7 +256,7 @@ class MediaCopier:
 
     # -- results ----------------------------------------------------------------------------------------------------
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, reason: BucketError) -> None:
         with self._changed:
             self._fatal = reason
             self._changed.notify_all()
@@ -301,8 +270,10 @@ class MediaCopier:
                 self._store_failures += 1
                 if self._store_failures >= _STORE_FAILURES_BEFORE_STOP:
                     self._stop(
-                        f"bucket {self._bucket.name!r}: the store failed {self._store_failures} times in a row, last: "
-                        f"{outcome}; what was copied stays, run again when the store is well"
+                        StoreUnavailableError(
+                            f"the store failed {self._store_failures} times in a row, last: {outcome}; what was copied "
+                            "stays, run again when the store is well"
+                        )
                     )
 
     def _result(
@@ -337,9 +308,9 @@ class MediaCopier:
 
 def _make_client(max_connections: int) -> S3Client:
     try:
-        return make_client(max_connections=max_connections, timeouts=(10.0, 60.0))
+        return make_client(max_connections=max_connections, timeouts=_CLIENT_TIMEOUTS)
     except S3SettingsError as error:
-        raise BucketError(str(error)) from error
+        raise BucketError(str(error)) from None
 
 
 def _unexpected(request: CopyRequest, error: Exception) -> CopyError:

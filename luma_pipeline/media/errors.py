@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import Enum
 
-from luma_pipeline.errors import ConfigurationError, ItemError, LumaPipelineError
+from luma_pipeline.errors import ConfigurationError, ItemError, LumaPipelineError, PassingError
 
 
 class ErrorCode(str, Enum):
@@ -70,6 +70,21 @@ class CopyError(MediaError, ItemError):
 
 class BucketError(MediaError, ConfigurationError):
     """Nothing can be copied: no such bucket, no permission, no credentials, no store. The message says what to do."""
+
+
+class BucketNameError(BucketError, ValueError):
+    """No bucket can have the name that the settings give."""
+
+
+class StoreUnavailableError(BucketError, PassingError):
+    """The store failed for one artifact after the other. What was copied stays; a later run may copy the rest.
+
+    It is a PassingError and, for whoever catches BucketError, that too: ask for PassingError first.
+    """
+
+
+class MediaSettingsError(MediaError, ConfigurationError, ValueError):
+    """A setting of the copier cannot work; the message names it."""
 
 
 class CopyCancelled(MediaError):  # noqa: N818  (asked for, not a fault)

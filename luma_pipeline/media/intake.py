@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor, Future, wait
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import NoReturn
 
 from luma_pipeline.media.artifacts import Artifact
 from luma_pipeline.media.buffers import BufferPool
@@ -15,9 +15,7 @@ from luma_pipeline.media.download import Download
 from luma_pipeline.media.errors import CopyError, ErrorCode
 from luma_pipeline.media.sniff import MOV, MP4, SNIFF_BYTES, BoxWalk, MediaType, sniff
 from luma_pipeline.media.store import Upload
-
-if TYPE_CHECKING:
-    from mypy_boto3_s3.type_defs import CompletedPartTypeDef
+from luma_pipeline.s3.uploads import UploadedPart
 
 _BOXED = {MP4, MOV}
 # text/plain is what a plain nginx says of a file it has no type for, so that it claims nothing.
@@ -33,7 +31,7 @@ class Arrived:
     sha256: str
     body: bytearray | None
     upload: Upload | None
-    parts: list[CompletedPartTypeDef]
+    parts: list[UploadedPart]
 
 
 class Intake:
@@ -60,8 +58,8 @@ class Intake:
         self._boxes = BoxWalk()
         self._media_type: MediaType | None = None
         self._upload: Upload | None = None
-        self._in_flight: deque[tuple[Future[CompletedPartTypeDef], bytearray]] = deque()
-        self._parts: list[CompletedPartTypeDef] = []
+        self._in_flight: deque[tuple[Future[UploadedPart], bytearray]] = deque()
+        self._parts: list[UploadedPart] = []
         self._own = buffers.take()
         self._own_is_spare = False
         self._current: bytearray | None = self._own
@@ -131,7 +129,7 @@ class Intake:
         media_type = sniff(head)
         claimed = self._download.content_type.partition(";")[0].strip().lower()
         if media_type is None:
-            raise CopyError(
+            self._download.reject(
                 ErrorCode.NOT_MEDIA,
                 f"{self._download.position} bytes that start like no media (Content-Type {claimed[:60]!r})",
             )
@@ -150,12 +148,17 @@ class Intake:
 
     def _check_whole(self, buffer: bytearray, filled: int) -> MediaType:
         media_type = self._media_type or self._identify(bytes(buffer[: min(filled, SNIFF_BYTES)]))
-        if media_type in _BOXED and self._boxes.is_cut:
-            raise CopyError(
-                ErrorCode.WRONG_LENGTH,
-                f"the file's own structure goes on beyond its {self._download.position} bytes",
-            )
+        if media_type in _BOXED:
+            if self._boxes.is_cut:
+                self._reject_incomplete("the file's own structure goes on beyond its {} bytes")
+            if not self._boxes.is_playable:
+                self._reject_incomplete("no index (moov, moof) or no media (mdat) in the file's {} bytes")
+        if not self._download.is_length_promised and not (media_type in _BOXED and self._boxes.is_proven_whole):
+            self._reject_incomplete("no promised length, and nothing in the file says that its {} bytes are all")
         return media_type
+
+    def _reject_incomplete(self, message: str) -> NoReturn:
+        self._download.reject_incomplete(ErrorCode.WRONG_LENGTH, message.format(self._download.position))
 
     def _send(self, buffer: bytearray, filled: int) -> None:
         if self._upload is None:

@@ -1,29 +1,17 @@
-"""Links to media: what may be shown of them, when they die, and how a dead one is renewed."""
+"""Links to media: when they die, and how a dead one is renewed."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
-from urllib.parse import parse_qs, urlsplit, urlunsplit
+from urllib.parse import parse_qs, urlsplit
 
-UNREADABLE = "[unreadable link]"
+from luma_pipeline.http.redact import redact_link
+
+__all__ = ["Link", "expires_at", "redact_link"]
+
 _EARLIEST_EXPIRY = 10**9
 """September 2001, in seconds since the epoch: older than any link there is."""
-
-
-def redact_link(url: str) -> str:
-    """The link without what may be a secret: query, fragment, user name and password."""
-    try:
-        parts = urlsplit(url)
-        host = parts.hostname or ""
-        port = parts.port
-    except ValueError:
-        return UNREADABLE
-    netloc = f"[{host}]" if ":" in host else host
-    if port is not None:
-        netloc = f"{netloc}:{port}"
-    shown = urlunsplit((parts.scheme, netloc, parts.path, "", ""))
-    return shown.encode("utf-8", "replace").decode("utf-8")
 
 
 def expires_at(url: str) -> datetime | None:

@@ -27,14 +27,32 @@ AVIF = MediaType(MediaKind.IMAGE, "image/avif", "avif")
 
 MEDIA_TYPES = (MP4, MOV, WEBM, JPEG, PNG, WEBP, GIF, AVIF)
 
-SNIFF_BYTES = 64
-"""How many of a file's first bytes tell its type."""
+SNIFF_BYTES = 4096
+"""How many of a file's first bytes tell its type: some tools leave room before the box that does."""
 
 _LEADING = ((b"\xff\xd8\xff", JPEG), (b"\x89PNG\r\n\x1a\n", PNG), (b"GIF87a", GIF), (b"GIF89a", GIF))
-# Brands of the ISO base media format that are no video: https://mp4ra.org/registered-types/brands
-_STILL_BRANDS = {b"avif": AVIF, b"avis": AVIF, b"heic": None, b"heix": None, b"mif1": None, b"msf1": None}
+_WEBM_HEADER_BYTES = 64
+
+
+def _brands(text: str) -> frozenset[bytes]:
+    return frozenset(word.encode().ljust(4) for word in text.split())
+
+
+# Brands of the ISO base media format: https://mp4ra.org/registered-types/brands
+_AVIF_BRANDS = _brands("avif avis")
+# They say how pictures are stored, and leave it to the compatible brands of which kind these are.
+_PICTURE_BRANDS = _brands("mif1 mif2 msf1 miaf MiAB MiAn MiBr MiBu MiCa MiCm MiHA MiHB MiHE MiPr 1pic")
+_NO_VIDEO_BRANDS = _brands(
+    "heic heix heim heis hevc hevx hevm hevs avci avcs vvic vvis evbi evbs evci evcs jpeg jpgs j2ki j2is jxsi jxss crx "
+    "jp2 jpm jpx jxl M4A M4B M4P F4A F4B NDAS aax aaxc caac caaa da0a da0b da1a da1b da2a da2b da3a da3b"
+)
+_FILLING_BOXES = {b"free", b"skip", b"wide", b"pnot", b"uuid", b"pdin"}
+"""Boxes that may stand before the one that tells the type."""
+_SEGMENT_BOXES = {b"styp", b"sidx", b"moof", b"emsg", b"prft"}
 # QuickTime files older than the `ftyp` box start with one of these.
-_BARE_QUICKTIME = {b"moov", b"mdat", b"wide"}
+_BARE_QUICKTIME = {b"moov", b"mdat"}
+# As long as a box is whose size are letters: a text that has the name of a box in it.
+_LEAST_TEXT = 0x20000000
 
 
 def sniff(head: bytes) -> MediaType | None:
@@ -45,13 +63,40 @@ def sniff(head: bytes) -> MediaType | None:
     if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
         return WEBP
     if head[:4] == b"\x1aE\xdf\xa3":
-        return WEBM if b"webm" in head[:SNIFF_BYTES] else None
-    if head[4:8] == b"ftyp":
-        brand = head[8:12]
-        return MOV if brand == b"qt  " else _STILL_BRANDS.get(brand, MP4)
-    if head[4:8] in _BARE_QUICKTIME:
+        return WEBM if b"webm" in head[:_WEBM_HEADER_BYTES] else None
+    return _sniff_boxes(head)
+
+
+def _sniff_boxes(head: bytes) -> MediaType | None:
+    at, is_quicktime = 0, False
+    while at + 8 <= len(head):
+        size, kind = int.from_bytes(head[at : at + 4], "big"), head[at + 4 : at + 8]
+        if kind == b"ftyp":
+            return _by_brands(head[at + 8 : at + max(size, 12)])
+        if kind in _BARE_QUICKTIME:
+            return MOV
+        if size >= _LEAST_TEXT:
+            return None
+        if kind in _SEGMENT_BOXES:
+            return MP4
+        if size == 1:
+            size = int.from_bytes(head[at + 8 : at + 16], "big")
+        if kind not in _FILLING_BOXES or size < 8:
+            return None
+        is_quicktime |= kind in {b"wide", b"pnot"}
+        at += size
+    if not at:
+        return None
+    return MOV if is_quicktime else MP4
+
+
+def _by_brands(brands: bytes) -> MediaType | None:
+    major, compatible = brands[:4], {brands[at : at + 4] for at in range(8, len(brands), 4)}
+    if major == b"qt  ":
         return MOV
-    return None
+    if major in _AVIF_BRANDS or (major in _PICTURE_BRANDS and compatible & _AVIF_BRANDS):
+        return AVIF
+    return None if major in _PICTURE_BRANDS | _NO_VIDEO_BRANDS else MP4
 
 
 # A fragmented video of an hour has a few thousand; a file of nothing but tiny boxes is not worth following.
@@ -80,6 +125,7 @@ class BoxWalk:
         self._to_the_end = False
         self._boxes = 0
         self._types: set[bytes] = set()
+        self._last = b""
         self._may_be_no_box = False
 
     def feed(self, data: memoryview) -> None:
@@ -90,11 +136,11 @@ class BoxWalk:
             at = self._next_box + len(self._header)
             if at >= end:
                 return
-            self._header += data[at - start : at - start + self._wanted() - len(self._header)]
-            if len(self._header) == self._wanted():
+            self._header += data[at - start : at - start + self._header_bytes() - len(self._header)]
+            if len(self._header) == self._header_bytes():
                 self._step()
 
-    def _wanted(self) -> int:
+    def _header_bytes(self) -> int:
         is_large = len(self._header) >= 8 and int.from_bytes(self._header[:4], "big") == 1
         return 16 if is_large else 8
 
@@ -105,6 +151,8 @@ class BoxWalk:
         smallest = len(self._header)
         self._header.clear()
         self._boxes += 1
+        if size == 0:
+            self._types.add(kind)
         if size < smallest or self._boxes > _MOST_BOXES:
             # A size of zero is "up to the end of the file".
             self._to_the_end = True
@@ -113,8 +161,23 @@ class BoxWalk:
         is_whole_without = {b"moov", b"mdat"} <= self._types and b"moof" not in self._types
         self._may_be_no_box = is_whole_without and kind not in _TOP_LEVEL
         self._types.add(kind)
+        self._last = kind
 
     @property
     def is_cut(self) -> bool:
         """Whether a box reaches beyond the bytes seen so far."""
         return not self._to_the_end and not self._may_be_no_box and self._next_box > self._position
+
+    @property
+    def is_playable(self) -> bool:
+        """Whether there are both an index (of the file or of a fragment) and media."""
+        return bool(self._types & {b"moov", b"moof"} and self._types & {b"mdat", b"imda"})
+
+    @property
+    def is_proven_whole(self) -> bool:
+        """Whether nothing can be missing after the bytes seen so far, whatever their host said of their number.
+
+        More fragments may always follow, unless the last box is the index of all of them (`mfra`).
+        """
+        ends_with_box = self._next_box == self._position and not self._to_the_end and not self._may_be_no_box
+        return ends_with_box and self.is_playable and (b"moof" not in self._types or self._last == b"mfra")

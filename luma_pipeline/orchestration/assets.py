@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from luma_pipeline.dataset.files import Written
+from luma_pipeline.dataset import Written
 from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS, Partition, PartitionReport
 from luma_pipeline.engine.progress import Progress
 from luma_pipeline.engine.run import PipelineRun

@@ -14,7 +14,7 @@ import dagster as dg
 from dagster import TimeWindowPartitionsDefinition
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.partition import (
     GENERATIONS,
     OPEN_MARKS,

@@ -6,7 +6,7 @@ import dagster as dg
 import pandas as pd
 import pyarrow as pa
 
-from luma_pipeline.dataset.files import DatasetError
+from luma_pipeline.dataset import DatasetError
 from luma_pipeline.orchestration.partitions import folder_of
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from luma_pipeline.dataset.files import Written
+from luma_pipeline.dataset import Written
 from luma_pipeline.engine.generations import GenerationsReport
 from luma_pipeline.engine.tasks import TasksReport
 from luma_pipeline.engine.videos import VideosReport

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
@@ -14,27 +15,60 @@ from luma_pipeline.s3.errors import S3SettingsError
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["make_client"]
+__all__ = ["make_client", "sets_payload_signing"]
 
 
 def make_client(*, max_connections: int, timeouts: tuple[float, float], max_attempts: int = 5) -> S3Client:
-    """An S3 client by boto3's standard chain of settings and credentials (`AWS_ENDPOINT_URL_S3` for other stores).
+    """An S3 client by boto3's chain of settings and credentials.
 
-    `AWS_REGION` counts too, which all SDKs read but boto3.
+    The chain covers profiles with `role_arn` and `source_profile`, `endpoint_url`, `AWS_ENDPOINT_URL_S3`,
+    `AWS_CA_BUNDLE`, `addressing_style`, and temporary keys that boto3 renews. `AWS_REGION` counts too: all SDKs but
+    boto3 read it. What the AWS config says of signed payloads and of checksums holds. `timeouts` are seconds to
+    connect and to wait for bytes.
+
+    Raises S3SettingsError, which names the setting, for settings that boto3 refuses.
     """
-    config = Config(
-        connect_timeout=timeouts[0],
-        read_timeout=timeouts[1],
-        max_pool_connections=max_connections,
-        retries={"mode": "standard", "total_max_attempts": max_attempts},
-        tcp_keepalive=True,
-        request_checksum_calculation="when_required",
-        response_checksum_validation="when_required",
-        s3={"payload_signing_enabled": False},
-    )
     try:
         # A session of its own: the default one is not safe to build clients from in several threads.
-        session = boto3.session.Session(region_name=os.environ.get("AWS_REGION") or None)
+        core = botocore.session.get_session()
+        settings: dict[str, Any] = {
+            name: "when_required"
+            for name in ("request_checksum_calculation", "response_checksum_validation")
+            if not _is_set(core, name)
+        }
+        if not sets_payload_signing(core):
+            # The checksum of a body is in a signed header, so that hashing the body once more proves nothing.
+            settings["s3"] = {"payload_signing_enabled": False}
+        config = Config(
+            connect_timeout=timeouts[0],
+            read_timeout=timeouts[1],
+            max_pool_connections=max_connections,
+            retries={"mode": "standard", "total_max_attempts": max_attempts},
+            tcp_keepalive=True,
+            **settings,
+        )
+        session = boto3.session.Session(botocore_session=core, region_name=os.environ.get("AWS_REGION") or None)
         return session.client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
-        raise S3SettingsError(f"cannot set up an S3 client: {error}; check the AWS_* settings") from error
+        raise S3SettingsError(f"cannot set up an S3 client: {error}{_hint(error)}") from None
+
+
+def sets_payload_signing(core: botocore.session.Session) -> bool:
+    """Whether the AWS config says if payloads are signed; then that holds, whatever a store would rather have."""
+    return (core.get_config_variable("s3") or {}).get("payload_signing_enabled") is not None
+
+
+def _is_set(core: botocore.session.Session, name: str) -> bool:
+    """Whether the environment or the profile sets a variable that has a default."""
+    return bool(os.environ.get(f"AWS_{name.upper()}") or core.get_scoped_config().get(name))
+
+
+def _hint(error: Exception) -> str:
+    text = str(error).lower()
+    if "endpoint" in text:
+        return "; AWS_ENDPOINT_URL_S3 (or endpoint_url of the AWS profile) is a URL such as https://s3.example.com"
+    if "profile" in text:
+        return "; check AWS_PROFILE and the AWS config file"
+    if "region" in text:
+        return "; check AWS_REGION"
+    return "; check the AWS_* settings and the AWS config file"

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from luma_pipeline.luma import LumaClient
+from luma_pipeline.luma import LumaClient, ProviderConfig
 from luma_pipeline.sandbox.provider import TOKEN, Generation, ProviderServer
 
 IDS = [f"task-{number}" for number in range(60)]
@@ -20,4 +20,6 @@ def provider() -> Iterator[ProviderServer]:
 
 
 def client(provider: ProviderServer, **settings: Any) -> LumaClient:
-    return LumaClient(**{"token": TOKEN, "base_url": provider.base_url, "max_retry_seconds": 30.0, **settings})
+    return LumaClient(
+        ProviderConfig(**{"token": TOKEN, "base_url": provider.base_url, "max_retry_seconds": 30.0, **settings})
+    )

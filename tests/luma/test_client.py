@@ -15,13 +15,17 @@ from typing import Any
 import pytest
 
 from luma_pipeline.luma import (
+    LUMA,
     AuthenticationError,
+    InvalidSettingError,
     LinkUnavailableError,
     LumaClient,
     LumaError,
     Outcome,
+    ProviderConfig,
     ProviderUnavailableError,
     QuotaExceededError,
+    spec_named,
 )
 from luma_pipeline.sandbox.provider import (
     TOKEN,
@@ -200,7 +204,9 @@ def test_an_unreachable_host_stops_the_run() -> None:
         nobody.bind(("127.0.0.1", 0))
         base_url = f"http://127.0.0.1:{nobody.getsockname()[1]}"
         with (
-            LumaClient(token=TOKEN, base_url=base_url, unavailable_after=3, unavailable_seconds=2.0) as luma,
+            LumaClient(
+                ProviderConfig(token=TOKEN, base_url=base_url, unavailable_after=3, unavailable_seconds=2.0)
+            ) as luma,
             pytest.raises(ProviderUnavailableError, match="LUMA_BASE_URL"),
         ):
             list(luma.fetch(IDS))
@@ -210,7 +216,7 @@ def test_a_host_whose_name_is_wrong_stops_the_run_before_any_other(monkeypatch: 
     monkeypatch.setenv("NO_PROXY", "*")
     settings: dict[str, Any] = {"base_url": "http://provider.invalid", "unavailable_seconds": 2.0}
     with (
-        LumaClient(token=TOKEN, **settings) as luma,
+        LumaClient(ProviderConfig(token=TOKEN, **settings)) as luma,
         pytest.raises(ProviderUnavailableError, match=r"cannot be reached: the name .* LUMA_BASE_URL"),
     ):
         luma.fetch_one("task-1")
@@ -392,7 +398,7 @@ SLOW = {
 def test_a_dripping_server_is_cut_off_by_the_deadline(name: str) -> None:
     with (
         raw_server(drip(SLOW[name])) as base_url,
-        LumaClient(token=TOKEN, base_url=base_url, deadline=0.6, max_retry_seconds=0.0) as luma,
+        LumaClient(ProviderConfig(token=TOKEN, base_url=base_url, deadline=0.6, max_retry_seconds=0.0)) as luma,
     ):
         outcome = luma.fetch_one("t")
     assert (outcome.outcome, outcome.error_code) == (Outcome.REQUEST_FAILED, "deadline")
@@ -405,7 +411,7 @@ def say_nothing(_: socket.socket) -> None:
 def test_a_silent_server_is_a_time_out() -> None:
     with (
         raw_server(say_nothing) as base_url,
-        LumaClient(token=TOKEN, base_url=base_url, read_timeout=0.3, max_retry_seconds=0.0) as luma,
+        LumaClient(ProviderConfig(token=TOKEN, base_url=base_url, read_timeout=0.3, max_retry_seconds=0.0)) as luma,
     ):
         assert luma.fetch_one("t").error_code == "timeout"
 
@@ -435,8 +441,10 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"base_url": "https://user:pw@x"}, "LUMA_BASE_URL"),
     ({"max_concurrency": 0}, "max_concurrency"),
     ({"batch_size": 0}, "batch_size"),
-    ({"dialect": "french"}, "LUMA_DIALECT.*'french'"),
-    ({"dialect": "luma", "batch_size": 5}, "LUMA_BATCH_SIZE"),
+    ({"spec": LUMA, "batch_size": 5}, "LUMA_BATCH_SIZE"),
+    ({"burst": 0}, "LUMA_BURST"),
+    ({"deadline": 0.0}, "deadline"),
+    ({"read_timeout": math.nan}, "read_timeout"),
     *(({"requests_per_second": rate}, "LUMA_REQUESTS_PER_SECOND") for rate in (-1.0, 0.0, math.inf, math.nan)),
     ({"max_retry_seconds": -1.0}, "max_retry_seconds"),
     ({"unavailable_seconds": math.nan}, "unavailable_seconds"),
@@ -446,7 +454,12 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("settings", "name"), BAD_SETTINGS)
 def test_settings_out_of_range_are_refused_by_their_name(settings: dict[str, Any], name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        LumaClient(**{"token": TOKEN, **settings})
+        LumaClient(ProviderConfig(**{"token": TOKEN, **settings}))
+
+
+def test_a_dialect_that_is_none_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InvalidSettingError, match=r"LUMA_DIALECT.*gateway or luma.*'french'"):
+        spec_named("french")
 
 
 def test_a_token_may_come_with_its_files_line_end(provider: ProviderServer) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 import lumaai
 import pytest
 
-from luma_pipeline.luma import LumaClient, Outcome, TaskResult, to_table
+from luma_pipeline.luma import LumaClient, Outcome, ProviderConfig, TaskResult, spec_named, to_table
 from luma_pipeline.sandbox.provider import TOKEN, Endpoint, Generation, Phase, ProviderServer
 
 START = datetime(2024, 12, 24, 18, 1, 25, 319_000, tzinfo=timezone.utc)
@@ -40,7 +40,7 @@ def provider(clock: Clock) -> Iterator[ProviderServer]:
 
 
 def ask(provider: ProviderServer, dialect: str, task_id: str = "a/b") -> TaskResult:
-    with LumaClient(token=TOKEN, base_url=provider.base_url, dialect=dialect) as luma:
+    with LumaClient(ProviderConfig(token=TOKEN, base_url=provider.base_url, spec=spec_named(dialect))) as luma:
         return luma.fetch_one(task_id)
 
 

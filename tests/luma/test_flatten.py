@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luma_pipeline.luma import FINAL_STATES, GENERATIONS_SCHEMA, Outcome, TaskResult, flatten, to_table
-from luma_pipeline.luma.answers import read_answer
+from luma_pipeline.luma.responses import read_answer
 from luma_pipeline.luma.schema import FIELDS
 
 PAGE = json.loads((Path(__file__).parent / "page_example.json").read_text())

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from luma_pipeline.luma import LumaClient, TaskResult
+from luma_pipeline.luma import LumaClient, ProviderConfig, TaskResult
 from luma_pipeline.sandbox.provider import Generation, ProviderServer
 from tests.luma.raw_server import Proxy
 
@@ -42,7 +42,7 @@ def port_of(provider: ProviderServer) -> int:
 
 
 def ask(base_url: str) -> TaskResult:
-    with LumaClient(token=SECRET, base_url=base_url, max_retry_seconds=0.0) as luma:
+    with LumaClient(ProviderConfig(token=SECRET, base_url=base_url, max_retry_seconds=0.0)) as luma:
         return luma.fetch_one("a/b")
 
 
@@ -69,7 +69,7 @@ def test_no_proxy_names_the_hosts_that_are_asked_directly(
 def test_a_proxy_that_is_not_spoken_to_is_refused_at_once(scheme: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HTTPS_PROXY", f"{scheme}://me:{SECRET}@127.0.0.1:1080")
     with pytest.raises(ValueError, match="proxy") as caught:
-        LumaClient(token=SECRET, base_url=f"https://{HOST}")
+        LumaClient(ProviderConfig(token=SECRET, base_url=f"https://{HOST}"))
     assert SECRET not in str(caught.value)
 
 

@@ -10,7 +10,14 @@ from typing import Any
 
 import pytest
 
-from luma_pipeline.luma import AuthenticationError, LumaClient, ProviderUnavailableError, QuotaExceededError, to_table
+from luma_pipeline.luma import (
+    AuthenticationError,
+    LumaClient,
+    ProviderConfig,
+    ProviderUnavailableError,
+    QuotaExceededError,
+    to_table,
+)
 from luma_pipeline.sandbox.provider import Answer, Generation, ProviderServer
 from tests.luma.raw_server import once, raw_server
 
@@ -58,7 +65,7 @@ def test_an_answer_that_echoes_the_token_is_a_row_without_it(name: str, caplog: 
     with ProviderServer([Generation("t")]) as provider:
         provider.token = SECRET
         provider.script("t", [ECHOES[name]])
-        with LumaClient(token=SECRET, base_url=provider.base_url, max_retry_seconds=0.0) as luma:
+        with LumaClient(ProviderConfig(token=SECRET, base_url=provider.base_url, max_retry_seconds=0.0)) as luma:
             outcome = luma.fetch_one("t")
             assert provider.requests[0].headers["authorization"] == f"Bearer {SECRET}"
             row = to_table([outcome]).to_pylist()[0]
@@ -79,7 +86,10 @@ def test_an_error_that_stops_the_run_does_not_show_the_token(
     caplog.set_level(logging.DEBUG)
     with ProviderServer() as provider:
         provider.outage = Answer.of_json(body, status)
-        with LumaClient(token=SECRET, base_url=provider.base_url) as luma, pytest.raises(error) as caught:
+        with (
+            LumaClient(ProviderConfig(token=SECRET, base_url=provider.base_url)) as luma,
+            pytest.raises(error) as caught,
+        ):
             list(luma.fetch(str(number) for number in range(20)))
     assert_hidden(shown(caught.value))
     assert_hidden(caplog.text)
@@ -92,7 +102,7 @@ def test_a_link_in_an_error_is_shown_without_its_signature(status: int) -> None:
     with ProviderServer() as provider:
         provider.outage = Answer(status, {}, body)
         settings: dict[str, Any] = {"unavailable_after": 2, "unavailable_seconds": 0.0}
-        with LumaClient(token="t" * 20, base_url=provider.base_url, **settings) as luma:
+        with LumaClient(ProviderConfig(token="t" * 20, base_url=provider.base_url, **settings)) as luma:
             if status == 502:
                 with pytest.raises(ProviderUnavailableError, match=r"store\.example/v\.mp4") as caught:
                     list(luma.fetch(["a", "b", "c"]))
@@ -116,7 +126,7 @@ def test_a_broken_answer_that_echoes_the_token_does_not_show_it(name: str, caplo
     caplog.set_level(logging.DEBUG)
     with (
         raw_server(once(WIRES[name].encode())) as base_url,
-        LumaClient(token=SECRET, base_url=base_url, max_retry_seconds=0.0) as luma,
+        LumaClient(ProviderConfig(token=SECRET, base_url=base_url, max_retry_seconds=0.0)) as luma,
     ):
         outcome = luma.fetch_one("t")
     assert outcome.error_code in ("bad_http", "bad_encoding", "cut_body")
@@ -135,7 +145,7 @@ WRONG_SETTINGS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("settings", WRONG_SETTINGS)
 def test_no_error_of_a_setting_shows_the_token_or_a_password(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError) as caught:
-        LumaClient(**{"token": SECRET, **settings})
+        LumaClient(ProviderConfig(**{"token": SECRET, **settings}))
     assert_hidden(str(caught.value))
 
 
@@ -144,7 +154,7 @@ def test_the_token_goes_to_no_other_host() -> None:
         for status in (301, 302, 303, 307, 308):
             provider.script(str(status), [Answer(status, {"Location": f"{other.base_url}/luma/generations/t"})])
         provider.token = other.token = SECRET
-        with LumaClient(token=SECRET, base_url=provider.base_url) as luma:
+        with LumaClient(ProviderConfig(token=SECRET, base_url=provider.base_url)) as luma:
             codes = [outcome.error_code for outcome in luma.fetch(["301", "302", "303", "307", "308"])]
         assert codes == ["redirect"] * 5
         assert (provider.total, other.total) == (5, 0)
@@ -153,6 +163,6 @@ def test_the_token_goes_to_no_other_host() -> None:
 def test_a_token_as_short_as_a_word_leaves_generations_as_they_are() -> None:
     with ProviderServer([Generation("t")]) as provider:
         provider.token = "video"
-        with LumaClient(token="video", base_url=provider.base_url) as luma:
+        with LumaClient(ProviderConfig(token="video", base_url=provider.base_url)) as luma:
             row = to_table([luma.fetch_one("t")]).to_pylist()[0]
     assert (row["state"], row["video_width"], "***" in row["raw_response"]) == ("completed", 1360, False)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from luma_pipeline.luma import LumaClient, Outcome
+from luma_pipeline.luma import LumaClient, Outcome, ProviderConfig
 from tests.luma.raw_server import once, raw_server
 
 BODY = b'{"id": "t", "state": "completed"}'
@@ -26,7 +26,7 @@ def with_length(head: bytes, body: bytes) -> bytes:
 
 
 def ask(base_url: str, **settings: Any) -> Any:
-    with LumaClient(token="t" * 20, base_url=base_url, max_retry_seconds=0.0, **settings) as luma:
+    with LumaClient(ProviderConfig(token="t" * 20, base_url=base_url, max_retry_seconds=0.0, **settings)) as luma:
         return luma.fetch_one("t")
 
 
@@ -107,7 +107,10 @@ def test_the_answer_after_an_interim_one_is_not_taken_for_another_tasks() -> Non
         if not connection.recv(65536):
             raise ConnectionResetError
 
-    with raw_server(answer) as base_url, LumaClient(token="t" * 20, base_url=base_url, max_retry_seconds=0.0) as luma:
+    with (
+        raw_server(answer) as base_url,
+        LumaClient(ProviderConfig(token="t" * 20, base_url=base_url, max_retry_seconds=0.0)) as luma,
+    ):
         outcomes = [luma.fetch_one(str(number)) for number in range(3)]
     for outcome in outcomes:
         assert outcome.generation is None or outcome.generation["id"] == outcome.task_id
@@ -125,7 +128,10 @@ def test_a_kept_alive_connection_that_was_reset_is_no_failure() -> None:
         connection.sendall(with_length(b"", BODY))
         connection.recv(65536)
 
-    with raw_server(answer) as base_url, LumaClient(token="t" * 20, base_url=base_url, max_retry_seconds=0.0) as luma:
+    with (
+        raw_server(answer) as base_url,
+        LumaClient(ProviderConfig(token="t" * 20, base_url=base_url, max_retry_seconds=0.0)) as luma,
+    ):
         kinds = {luma.fetch_one("t").outcome for _ in range(5)}
     assert kinds == {Outcome.RESOLVED}
 
@@ -140,7 +146,7 @@ def test_threads_that_ask_for_one_task_each_share_the_connections() -> None:
         if not connection.recv(65536):
             raise ConnectionResetError
 
-    with raw_server(answer) as base_url, LumaClient(token="t" * 20, base_url=base_url) as luma:
+    with raw_server(answer) as base_url, LumaClient(ProviderConfig(token="t" * 20, base_url=base_url)) as luma:
         for _ in range(10):
             thread = threading.Thread(target=luma.fetch_one, args=("t",))
             thread.start()

@@ -11,6 +11,7 @@ import pytest
 
 from luma_pipeline.media import MediaCopier
 from tests.media import stores
+from tests.media.copiers import make_copier
 from tests.media.faulty_cdn import FaultyCdn
 from tests.media.stores import Store
 
@@ -45,7 +46,7 @@ class Area:
             "backoff_seconds": 0.01,
             "read_timeout": 5.0,
         }
-        return MediaCopier(**{**defaults, **settings})
+        return make_copier(**{**defaults, **settings})
 
     def objects(self) -> dict[str, bytes]:
         """Every object of the area, by its key without the prefix."""

@@ -13,8 +13,17 @@ WEBM = b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\xf7\x81\x01B\xf2\x81\x04B\xf3\x81\x08B\
 HTML = b"<!DOCTYPE html><html><body>Sorry, something went wrong.</body></html>" + b" " * 500
 
 
+def box(kind: bytes, payload: bytes = b"") -> bytes:
+    """A box of the ISO base media format."""
+    return struct.pack(">I4s", 8 + len(payload), kind) + payload
+
+
+def ftyp(brand: bytes = b"isom", *compatible: bytes) -> bytes:
+    """The box that names a file's brands."""
+    return box(b"ftyp", brand + struct.pack(">I", 512) + b"".join(compatible or (b"isom", b"mp41")))
+
+
 def mp4(size: int, seed: int = 1, brand: bytes = b"isom") -> bytes:
-    """An MP4 of `size` bytes: `ftyp`, then one `mdat` up to the last byte."""
-    head = struct.pack(">I4s4sI4s4s", 24, b"ftyp", brand, 512, b"isom", b"mp41")
-    rest = size - len(head)
-    return head + struct.pack(">I4s", rest, b"mdat") + random.Random(seed).randbytes(rest - 8)
+    """An MP4 of `size` bytes: `ftyp`, a small `moov`, then one `mdat` up to the last byte."""
+    head = ftyp(brand) + box(b"moov", bytes(8))
+    return head + box(b"mdat", random.Random(seed).randbytes(size - len(head) - 8))

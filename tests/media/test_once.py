@@ -197,7 +197,8 @@ def test_two_runs_at_once_end_with_one_whole_object(any_area: Area, cdn: FaultyC
 
 RACER = """
 import json, os, sys
-from luma_pipeline.media import Artifact, CopyRequest, MediaCopier
+from luma_pipeline.media import Artifact, CopyRequest
+from tests.media.copiers import make_copier
 from luma_pipeline.s3.client import make_client
 
 bucket, prefix, part, link, racers = sys.argv[1:]
@@ -208,7 +209,7 @@ for _ in range(int(racers)):
     if not (child := os.fork()):
         os.close(go)
         os.read(start, 1)
-        with MediaCopier(
+        with make_copier(
             bucket=bucket, prefix=prefix, s3_client=client, part_size_bytes=int(part), max_video_bytes=1 << 30,
             max_workers=1, allow_private_addresses=True,
         ) as copier:

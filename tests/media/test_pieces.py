@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from luma_pipeline.media import Artifact, LinkSource, expires_at, preferred_link, redact_link
 from luma_pipeline.media.keys import KeyTemplate, safe_segment
-from luma_pipeline.media.presence import Presence
-from luma_pipeline.media.sniff import BoxWalk, MediaType, sniff
+from luma_pipeline.media.object_index import ObjectIndex
+from luma_pipeline.media.sniff import SNIFF_BYTES, BoxWalk, MediaType, sniff
 from luma_pipeline.media.store import Bucket, ObjectLabel, ObjectSettings
 from tests.media import samples
 
@@ -39,7 +39,7 @@ def test_a_key_is_safe_whatever_the_task_id(task_id: str, artifact: Artifact) ->
     assert len(segments) == 4
     assert not {"", ".", ".."} & set(segments)
     assert template.is_ours(key)
-    assert template.stem_of(key) == template.stem(task_id, artifact)
+    assert template.key_base_of(key) == template.key_base(task_id, artifact)
 
 
 @given(ANY_TASK_ID, ANY_TASK_ID)
@@ -140,13 +140,13 @@ def test_the_preferred_link_is_the_first_that_is_there(
     ],
 )
 def test_a_type_is_told_by_the_first_bytes(head: bytes, expected: str | None) -> None:
-    found: MediaType | None = sniff(head[:64])
+    found: MediaType | None = sniff(head[:SNIFF_BYTES])
     assert (found.content_type if found else None) == expected
 
 
 BOXES = b"".join(
     [
-        samples.mp4(32)[:24],
+        samples.ftyp(),
         b"\x00\x00\x00\x08free",
         (1).to_bytes(4, "big") + b"mdat" + (1000).to_bytes(8, "big") + bytes(984),
         (108).to_bytes(4, "big") + b"moov" + bytes(100),
@@ -247,7 +247,7 @@ def test_what_is_said_to_be_in_the_bucket_is_what_is_there(
     keys = {name: template.key(name, Artifact.VIDEO, "mp4") for name in {*stored, *looked_for, *in_bulk}}
     client = ListedKeys({keys[name] for name in stored}, order)
     bucket = Bucket(cast("S3Client", client), "bucket", ObjectSettings(), threading.Event())
-    presence = Presence(bucket, template)
+    presence = ObjectIndex(bucket, template)
     presence.load((name, Artifact.VIDEO) for name in in_bulk)
     client.listings = 0
     for name in looked_for:

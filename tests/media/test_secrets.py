@@ -10,7 +10,7 @@ import traceback
 
 import pytest
 
-from luma_pipeline.http.errors import TargetRefusedError
+from luma_pipeline.http.errors import TargetRefusedError, TransportError
 from luma_pipeline.http.guard import Guard, parse_target
 from luma_pipeline.media import Artifact, CopyRequest
 from luma_pipeline.media.links import Link
@@ -61,7 +61,7 @@ def test_no_signature_leaks_from_any_ending(area: Area, cdn: FaultyCdn, caplog: 
 @pytest.mark.parametrize("link", [f"http://127.0.0.1:1/x{QUERY}", f"http://[{SECRET}", f"gopher://x/{QUERY}"])
 def test_no_signature_leaks_from_an_error_or_a_traceback(link: str) -> None:
     transport = Transport(Guard(allow_private_addresses=True), (1.0, 1.0), 1, threading.Event())
-    with pytest.raises((TargetRefusedError, OSError)) as caught:
+    with pytest.raises((TargetRefusedError, TransportError)) as caught:
         transport.get(parse_target(link), {}, time.monotonic() + 1)
 
     shown = "".join(traceback.format_exception(caught.value)) + repr(caught.value)

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from luma_pipeline.media import Artifact, BucketError, CopyRequest, CopyStatus, KnownObject, MediaCopier
+from luma_pipeline.media import Artifact, BucketError, CopyRequest, CopyStatus, KnownObject
 from luma_pipeline.s3.client import make_client
 from tests.media import samples, stores
 from tests.media.conftest import BUCKET, PART, Area, make_area
+from tests.media.copiers import make_copier
 from tests.media.faulty_cdn import Answer, FaultyCdn
 from tests.media.faulty_store import Fault, FaultyStore, StoreRequest
 from tests.media.stores import Store
@@ -49,7 +50,7 @@ def test_copy_look_again_overwrite_and_sweep_on_every_store(any_area: Area, cdn:
 @pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
 def test_objects_are_kept_as_the_settings_say(moto: Store, cdn: FaultyCdn, body: bytes) -> None:
     client = moto.client()
-    with MediaCopier(
+    with make_copier(
         bucket=BUCKET,
         prefix=f"settings-{len(body)}",
         s3_client=client,
@@ -93,7 +94,7 @@ def test_an_object_in_an_archive_is_present_and_its_digest_unknown(moto: Store, 
 
 
 def bucket_error(**settings: Any) -> str:
-    with MediaCopier(**settings) as copier, pytest.raises(BucketError) as caught:
+    with make_copier(**settings) as copier, pytest.raises(BucketError) as caught:
         copier.check_bucket()
     return str(caught.value)
 
@@ -178,7 +179,7 @@ def test_the_standard_chain_of_settings_is_enough(
 
 
 def test_a_bucket_that_vanishes_stops_everything(seaweedfs: Store, cdn: FaultyCdn) -> None:
-    with MediaCopier(bucket="vanished", s3_client=seaweedfs.client(), allow_private_addresses=True) as copier:
+    with make_copier(bucket="vanished", s3_client=seaweedfs.client(), allow_private_addresses=True) as copier:
         future = copier.submit(CopyRequest("task", Artifact.VIDEO, cdn.add(Answer(SMALL))))
         with pytest.raises(BucketError, match="does not exist"):
             future.result()

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luma_pipeline.component import LumaPipelineComponent
-from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.partition import OPEN_MARKS, UNFINISHED_MARKS, mark_of
 from luma_pipeline.orchestration.automation import JOB_NAME, SCHEDULE_NAME, SENSOR_NAME, RevisitPolicy
 from luma_pipeline.orchestration.partitions import (

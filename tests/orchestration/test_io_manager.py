@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.dataset import Dataset
 from luma_pipeline.orchestration.io_manager import LumaParquetIOManager
 from luma_pipeline.orchestration.partitions import Frequency, folder_of, partitions_definition
 from luma_pipeline.orchestration.resources.dataset import LumaDataset

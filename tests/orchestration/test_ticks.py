@@ -19,7 +19,7 @@ from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from luma_pipeline.component import LumaPipelineComponent
-from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.partition import mark_of
 from luma_pipeline.orchestration.automation import JOB_NAME, SCHEDULE_NAME, SENSOR_NAME
 from luma_pipeline.orchestration.resources.dataset import LumaDataset

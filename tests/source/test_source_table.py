@@ -188,28 +188,45 @@ UNREADABLE = [
     "24.12.2024",
     "2024-02-30T10:00:00Z",
     "2024-12-24T25:00:00Z",
-    "1735084800.5",
     "173508480012",
-    " 2024-12-24",
+    "20241224.5",
+    "\u00a02024-12-24",
     "yesterday",
     "",
 ]
 
 
-def test_rows_in_no_partition_are_counted_by_their_reason(url: str) -> None:
+def test_rows_in_no_partition_are_told_by_their_reason(url: str) -> None:
+    """Rows near a window are counted by the reading of it, the others by one look at a sample."""
     readable = ["2024-12-24", "2024-12-31 23:59:60", "20241224T1000Z", "2024-12-24t10:00:00.123456789+0530"]
     early = ["2023-12-31T23:59:59Z", "2024-01-01T05:00:00+05:01", "1999-01-01", "1704067199", "20231231"]
     late = ["2999-01-01T00:00:00Z", "9999999999"]
     # The second moment of the first partition, and of what is text in the same zone.
     first = ["2024-01-01T00:00:01Z", "2024-01-01T05:00:00+05:00", "1704067200"]
     make(url, "TEXT", [None, None, *UNREADABLE, *readable, *early, *late, *first])
-    found = outside(url, since="2024-01-01T00:00:00+00:00")
-    assert found.without_time == 2
-    assert (found.unreadable, found.before_start, found.in_future) == (len(UNREADABLE), len(early), len(late))
+    source = SourceTable(url=url, table="generations", since="2024-01-01T00:00:00+00:00")
+    found = source.rows_outside()
+    near = source.read(datetime(2024, 1, 1, tzinfo=UTC), datetime(2025, 6, 1, tzinfo=UTC))
+    source.close()
+    assert (found.without_time, found.before_start, found.in_future) == (2, len(early), len(late))
+    assert found.unreadable + near.unreadable_times == len(UNREADABLE)
     assert found.complete
-    assert found.example in UNREADABLE
-    for words in ("2 without a time", "12 with a time that cannot be read", "5 before LUMA_PARTITIONS_START", "2 more"):
+    assert {found.example, near.unreadable_example} <= set(UNREADABLE)
+    for words in ("2 without a time", f"{found.unreadable} with a time that cannot be read", "5 before LUMA", "2 more"):
         assert words in str(found)
+
+
+def test_a_look_at_rows_outside_is_bounded(url: str) -> None:
+    """A history of any length before the first partition costs no more, and does not hide other rows."""
+    make(url, "TEXT", ["never"])
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        rows = [{"at": "2023-05-05T00:00:00Z"} for _ in range(10_001)]
+        connection.execute(sa.text("INSERT INTO generations VALUES ('old', :at)"), rows)
+    engine.dispose()
+    found = outside(url, since="2024-01-01T00:00:00+00:00")
+    assert (found.before_start, found.unreadable, found.example, found.complete) == (10_000, 1, "never", False)
+    assert "maybe more" in str(found)
 
 
 KINDS: list[tuple[str, Callable[[datetime], Any], str]] = [
@@ -244,18 +261,20 @@ CLOCKS = ["", "T10:00", " 23:59:59", "T100000", "t10:00:00.5", "T24:00:00", "T10
 ZONES = ["", "Z", "z", " UTC", "+02", "-0530", "+14:00", "-23:59", "+24:00", " CET"]
 
 
-def test_every_text_is_in_the_window_of_its_time_or_counted_as_unreadable(url: str) -> None:
+def test_every_text_is_in_the_window_of_its_time_or_told_as_unreadable(url: str) -> None:
     texts = ["".join(parts) for parts in itertools.product(DATES, CLOCKS, ZONES)]
     make(url, "TEXT", texts)
     source = SourceTable(url=url, table="generations")
     days = [datetime(2024, 2, 26, tzinfo=UTC) + timedelta(days=n) for n in range(6)]
     days += [datetime(2024, 12, 21, tzinfo=UTC) + timedelta(days=n) for n in range(7)]
     windows = [source.read(day, day + timedelta(days=1)).source_rows for day in days]
+    unreadable = sum(to_utc(text, ZoneInfo("UTC")) is None for text in texts)
     found = source.rows_outside()
+    near = source.read(datetime(2001, 9, 10, tzinfo=UTC), datetime.now(UTC))
     source.close()
     assert found.complete
-    assert found.unreadable == sum(to_utc(text, ZoneInfo("UTC")) is None for text in texts)
-    assert sum(windows) == len(texts) - found.unreadable
+    assert found.unreadable + near.unreadable_times == unreadable
+    assert sum(windows) == near.source_rows == len(texts) - unreadable
 
 
 def test_a_carried_column_keeps_its_type_when_it_is_null_in_every_row(postgres: str) -> None:

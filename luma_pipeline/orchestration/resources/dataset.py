@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 from pydantic import Field
 
-from luma_pipeline.dataset.files import Dataset
+from luma_pipeline.dataset import Dataset
 
 __all__ = ["LumaDataset"]
 

@@ -1,4 +1,4 @@
-"""The client's threads, a pace and a limiter in simulated time: 20,000 requests take a fraction of a second."""
+"""The client's threads, its rate limiter and a server's limiter in simulated time."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from luma_pipeline.luma.pace import Pace
+from luma_pipeline.luma.rate_limit import RateLimiter
 
 __all__ = [
     "Clock",
@@ -38,7 +38,7 @@ _CPU = 2e-4
 
 
 class Clock:
-    """Stands for the module `time` where a pace asks for it."""
+    """Stands for the module `time` where a rate limiter asks for it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -158,7 +158,7 @@ class Report:
 
 
 def simulate(
-    pace: Pace,
+    rate_limiter: RateLimiter,
     clock: Clock,
     limiter: Limiter,
     tasks: int,
@@ -168,14 +168,14 @@ def simulate(
     threads: int = 16,
     seed: int = 0,
 ) -> Report:
-    """Ask for `tasks` as `LumaClient` does, with the waits and the retries of its `_Call`."""
-    return _Simulation(pace, clock, limiter, tasks, latency, retry_after, threads, random.Random(seed)).run()
+    """Ask for `tasks` as `LumaClient` does, with the waits and the retries of its `Requester`."""
+    return _Simulation(rate_limiter, clock, limiter, tasks, latency, retry_after, threads, random.Random(seed)).run()
 
 
 class _Simulation:
     def __init__(
         self,
-        pace: Pace,
+        rate_limiter: RateLimiter,
         clock: Clock,
         limiter: Limiter,
         tasks: int,
@@ -184,13 +184,13 @@ class _Simulation:
         threads: int,
         chance: random.Random,
     ) -> None:
-        self._pace, self._clock, self._limiter = pace, clock, limiter
+        self._rate_limiter, self._clock, self._limiter = rate_limiter, clock, limiter
         self._open, self._latency, self._retry_after, self._chance = tasks, latency, retry_after, chance
         self._events: list[tuple[float, int, Callable[[int], None], int]] = []
         self._order = itertools.count()
         self._attempts = [0] * threads
         self._turn: deque[int] = deque()
-        """Who waits for a place: the first for the pace, the others for the first."""
+        """Who waits for a slot: the first for the rate limiter, the others for the first."""
         self._held_until = 0.0
         self._is_scouted = False
         self._started = self._answered_at = clock.now + chance.random()
@@ -215,21 +215,21 @@ class _Simulation:
             self._attempt(thread)
 
     def _attempt(self, thread: int) -> None:
-        if self._pace.reserve() == 0.0:
+        if self._rate_limiter.try_acquire() == 0.0:
             self._send(thread)
             return
         self._turn.append(thread)
         if len(self._turn) == 1:
-            self._wait_for_place(thread)
+            self._wait_for_slot(thread)
 
-    def _wait_for_place(self, thread: int) -> None:
-        while (seconds := self._pace.reserve()) == 0.0:
+    def _wait_for_slot(self, thread: int) -> None:
+        while (seconds := self._rate_limiter.try_acquire()) == 0.0:
             self._turn.popleft()
             self._send(thread)
             if not self._turn:
                 return
             thread = self._turn[0]
-        self._later(seconds + self._chance.expovariate(1.0 / _WAKE_UP), self._wait_for_place, thread)
+        self._later(seconds + self._chance.expovariate(1.0 / _WAKE_UP), self._wait_for_slot, thread)
 
     def _send(self, thread: int) -> None:
         self._attempts[thread] += 1
@@ -244,7 +244,7 @@ class _Simulation:
 
     def _accepted(self, thread: int) -> None:
         now, report = self._clock.now, self._report
-        self._pace.accepted()
+        self._rate_limiter.on_success()
         report.longest_silence = max(report.longest_silence, now - self._answered_at)
         self._answered_at = now
         self._go_together()
@@ -252,10 +252,10 @@ class _Simulation:
 
     def _refused(self, thread: int, wait: float) -> None:
         self._report.refused += 1
-        self._pace.throttled()
+        self._rate_limiter.on_throttle()
         seconds = math.ceil(wait) if self._retry_after == "exact" and wait < math.inf else self._retry_after
         if isinstance(seconds, (int, float)):
-            self._pace.hold(seconds)
+            self._rate_limiter.hold(seconds)
             self._held_until = max(self._held_until, self._clock.now + seconds)
         self._go_together()
         backoff = min(20.0, 0.5 * 2.0 ** self._attempts[thread])

@@ -1,0 +1,77 @@
+"""The dataset's room: the root of the Parquet datasets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from luma_pipeline.dataset.checkpoints import Checkpoints
+from luma_pipeline.dataset.errors import DatasetSettingsError
+from luma_pipeline.dataset.local_storage import LocalStorage
+from luma_pipeline.dataset.marks import Marks
+from luma_pipeline.dataset.partition_file import PartitionFile
+from luma_pipeline.dataset.s3_storage import S3Storage
+from luma_pipeline.dataset.storage import PARTITION_FILE, Storage
+
+__all__ = ["SWEEP_AFTER_SECONDS", "Dataset"]
+
+SWEEP_AFTER_SECONDS = 3600.0
+"""Age of unfinished files and uploads that no living writer has."""
+
+
+@dataclass
+class Dataset:
+    """The root of the Parquet datasets: a local folder, or `s3://bucket/prefix`.
+
+    S3 is reached by boto3's standard chain of settings and credentials. Folders whose names begin with an underscore
+    are the pipeline's own; readers of Hive datasets skip them.
+
+    >>> dataset = Dataset(url="data")
+    >>> dataset.partition("luma_tasks", "date=2024-12-24").exists()
+    False
+    """
+
+    url: str
+
+    def partition(self, dataset: str, folder: str) -> PartitionFile:
+        """The file of one partition (`folder` is empty for an unpartitioned dataset)."""
+        parts = (self._storage.root, dataset, folder, PARTITION_FILE)
+        return PartitionFile(self._storage, "/".join(part for part in parts if part))
+
+    def checkpoints(self, dataset: str, folder: str) -> Checkpoints:
+        """The unfinished answers of one partition."""
+        return Checkpoints(self._storage, f"{self._storage.root}/_checkpoints/{dataset}/{folder}")
+
+    def marks(self, name: str) -> Marks:
+        """A set of marks, such as those of partitions with open tasks."""
+        return Marks(self._storage, f"{self._storage.root}/_{name}")
+
+    def check(self) -> None:
+        """Raise DatasetError unless files can be listed and written under the root. Leaves nothing behind."""
+        self._storage.check()
+
+    def sweep(self, older_than_seconds: float = SWEEP_AFTER_SECONDS) -> int:
+        """Remove temporary files, and abort uploads, that writers which were killed have left; how many.
+
+        Only what has a name of ours and is older is removed. A fault is logged and not raised: the next run sweeps too.
+        To be called once at a run's start.
+        """
+        return self._storage.sweep(older_than_seconds)
+
+    @cached_property
+    def _storage(self) -> Storage:
+        return _storage(self.url)
+
+
+def _storage(url: str) -> Storage:
+    if url.startswith("s3://"):
+        bucket, _, prefix = url[len("s3://") :].partition("/")
+        if not bucket:
+            raise DatasetSettingsError("LUMA_DATA_URL names no bucket: it looks like s3://bucket/prefix")
+        return S3Storage(bucket, prefix.strip("/"), url)
+    if "://" in url and not url.startswith("file://"):
+        scheme = url.split("://")[0]
+        raise DatasetSettingsError(f"LUMA_DATA_URL must be a folder or s3://bucket/prefix, not {scheme}://…")
+    folder = Path(url[len("file://") :] if url.startswith("file://") else url).expanduser().absolute()
+    return LocalStorage(str(folder), url)

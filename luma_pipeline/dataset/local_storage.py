@@ -1,0 +1,196 @@
+"""The dataset's room: datasets in a local folder, or in one that is mounted."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import time
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import IO, TypeVar
+
+import pyarrow as pa
+
+from luma_pipeline.dataset.errors import (
+    DatasetError,
+    DatasetSettingsError,
+    DatasetUnavailableError,
+    StaleVersionError,
+    UnreadableFileError,
+)
+from luma_pipeline.dataset.storage import OpenedFile, StoredFile, is_temporary_name, temporary_name
+
+__all__ = ["LocalStorage"]
+
+T = TypeVar("T")
+
+_MOST_SWEPT_ENTRIES = 200_000
+"""Files and folders that one sweep looks at, which takes about a second."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+_log = logging.getLogger(__name__)
+
+
+class LocalStorage:
+    """Files in a folder. A file is written beside its place under a name of its own, forced to disk, and renamed."""
+
+    def __init__(self, root: str, url: str) -> None:
+        self.root = root
+        self._url = url
+
+    def list(self, folder: str) -> list[StoredFile]:
+        """See `Storage.list`. Names that begin with a dot are left out."""
+        found = []
+        with self._explained(), contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):  # another run has just removed it
+                    if not entry.name.startswith(".") and entry.is_file():
+                        modified_at = datetime.fromtimestamp(entry.stat().st_mtime, timezone.utc)
+                        found.append(StoredFile(entry.path, entry.name, modified_at))
+        return found
+
+    def open(self, path: str) -> OpenedFile:
+        """See `Storage.open`. A file that is open stays readable when another run replaces it."""
+        try:
+            source = pa.OSFile(path)
+            return OpenedFile(source, _version(os.fstat(source.fileno())))
+        except (FileNotFoundError, NotADirectoryError):
+            raise FileNotFoundError(path) from None
+        except PermissionError as error:
+            raise UnreadableFileError(
+                f"{path} cannot be read: {error}. Give the user that runs this the right to read it."
+            ) from error
+        except OSError as error:
+            raise self._translated(error) from error
+
+    def version(self, path: str) -> str:
+        """See `Storage.version`."""
+        with self._explained():
+            try:
+                return _version(os.stat(path))
+            except (FileNotFoundError, NotADirectoryError):
+                return ""
+
+    def write(self, path: str, content: bytes) -> None:
+        """See `Storage.write`."""
+        if content:
+            self.replace(path, lambda file: file.write(content))
+            return
+        with self._explained():  # an empty file is never half of one
+            _created(Path(path)).close()
+            os.utime(path)
+
+    def replace(self, path: str, write: Callable[[IO[bytes]], T], over: str | None = None) -> T:
+        """See `Storage.replace`. Between the last look at the version and the renaming another run can replace it."""
+        target = Path(path)
+        temporary = target.with_name(temporary_name(target.name, uuid.uuid4().hex))
+        with self._explained():
+            try:
+                with _created(temporary) as file:
+                    result = write(file)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if over is not None and self.version(path) != over:
+                    raise StaleVersionError(f"{path} has been replaced by another run")
+                temporary.replace(target)
+            finally:
+                temporary.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):  # another run has removed the file already, and the folder
+                _sync_folder(target.parent)
+        return result
+
+    def delete(self, path: str) -> None:
+        """See `Storage.delete`."""
+        with self._explained():
+            Path(path).unlink(missing_ok=True)
+
+    def prune(self, folder: str) -> None:
+        """See `Storage.prune`."""
+        with contextlib.suppress(OSError):  # it is not empty, or not there
+            Path(folder).rmdir()
+
+    def check(self) -> None:
+        """See `Storage.check`."""
+        probe = Path(self.root) / temporary_name("write-probe", uuid.uuid4().hex)
+        with self._explained():
+            try:
+                with _created(probe) as file:
+                    file.write(b"probe")
+            finally:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    probe.unlink()
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """See `Storage.sweep`. Folders near the root come first, and no more than 200,000 entries are looked at."""
+        latest = time.time() - older_than_seconds
+        folders, seen, swept = deque([self.root]), 0, 0
+        while folders and seen < _MOST_SWEPT_ENTRIES:
+            folder = folders.popleft()
+            try:
+                with os.scandir(folder) as entries:
+                    for entry in islice(entries, _MOST_SWEPT_ENTRIES - seen):
+                        seen += 1
+                        if entry.is_dir(follow_symlinks=False):
+                            folders.append(entry.path)
+                        elif is_temporary_name(entry.name) and entry.stat(follow_symlinks=False).st_mtime <= latest:
+                            Path(entry.path).unlink()
+                            swept += 1
+            except FileNotFoundError:
+                continue  # another run was first
+            except OSError as error:
+                _log.warning("%s was not swept: %s", folder, error)
+        return swept
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._translated(error) from error
+
+    def _translated(self, error: OSError) -> DatasetError:
+        where = f"the datasets under {self._url} (LUMA_DATA_URL)"
+        if error.errno in _FULL:
+            return DatasetUnavailableError(
+                f"{where} cannot be written: {error}. Make room on that disk, and run again."
+            )
+        if error.errno == errno.ESTALE:
+            return StaleVersionError(f"another machine has replaced a file of {where}: {error}")
+        if error.errno in _FORBIDDEN:
+            return DatasetSettingsError(
+                f"{where} cannot be read or written: {error}. Give the user that runs this the right to read and write "
+                "there, or set LUMA_DATA_URL to another folder."
+            )
+        return DatasetSettingsError(f"{where} cannot be read or written: {error}. Check LUMA_DATA_URL.")
+
+
+def _created(path: Path) -> IO[bytes]:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            return path.open("wb")
+        except FileNotFoundError:
+            if not path.parent.is_dir():
+                continue  # another run has just removed the folder, which was empty
+            raise
+
+
+def _version(found: os.stat_result) -> str:
+    # Not the inode: some network file systems give one file another each time.
+    return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

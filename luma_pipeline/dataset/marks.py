@@ -1,0 +1,29 @@
+"""The dataset's room: marks, names that one listing tells all of."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from luma_pipeline.dataset.storage import Storage
+
+__all__ = ["Marks"]
+
+
+class Marks:
+    """A set of names, each kept as an empty file. One listing tells all of them and when each was set."""
+
+    def __init__(self, storage: Storage, folder: str) -> None:
+        self._storage = storage
+        self._folder = folder
+
+    def set(self, name: str) -> None:
+        """Set a mark, or set it again. A name holds no slash."""
+        self._storage.write(f"{self._folder}/{name}", b"")
+
+    def clear(self, name: str) -> None:
+        """Take a mark away, if it is there."""
+        self._storage.delete(f"{self._folder}/{name}")
+
+    def listed(self) -> dict[str, datetime]:
+        """The names with the time (aware UTC) at which each was set."""
+        return {file.name: file.modified_at for file in self._storage.list(self._folder)}

@@ -1,0 +1,269 @@
+"""The dataset's room: the one Parquet file of a partition, which is replaced whole."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from luma_pipeline import __version__
+from luma_pipeline.dataset.errors import DatasetError, StaleVersionError, UnreadableFileError
+from luma_pipeline.dataset.schema import conformed, fields_of
+from luma_pipeline.dataset.storage import Storage
+from luma_pipeline.luma.schema import SCHEMA_VERSION
+
+__all__ = ["ROW_GROUP_ROWS", "PartitionFile", "PartitionReader", "Written", "readable"]
+
+ROW_GROUP_ROWS = 10_000
+"""Rows in a row group: about 50 MB of answers before compression, so that a reader of few columns skips well and the
+writer holds little."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a replaced partition holds. `digest` is a SHA-256 over the columns named in `PartitionFile.replace`."""
+
+    rows: int
+    size_bytes: int
+    path: str
+    digest: str
+
+
+class PartitionFile:
+    """The one Parquet file of a partition."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._storage = storage
+        self._path = path
+
+    @property
+    def path(self) -> str:
+        """The path in the folder's file system; on S3 the bucket and the key."""
+        return self._path
+
+    def exists(self) -> bool:
+        """Whether the partition has been written."""
+        return bool(self.version())
+
+    def version(self) -> str:
+        """What tells the file that is there from every other that was or will be; empty if there is none."""
+        return self._storage.version(self._path)
+
+    def open(self) -> PartitionReader:
+        """A reader of the file as it is now, to be used in a `with` block. It has no rows where there is no file.
+
+        Raises:
+            UnreadableFileError: The file is no Parquet file, is cut, or may not be read.
+        """
+        try:
+            source, version = self._storage.open(self._path)
+        except FileNotFoundError:
+            return PartitionReader(self, None, "")
+        with readable(self._path):
+            return PartitionReader(self, pq.ParquetFile(source, pre_buffer=True), version)
+
+    def row_count(self) -> int:
+        """How many rows there are; 0 if the partition has not been written."""
+        with self.open() as reader:
+            return reader.rows
+
+    def batches(self, columns: Sequence[str] | None = None, version: str | None = None) -> Iterator[pa.Table]:
+        """The rows, a row group at a time. Columns that the file lacks (an older schema) are left out.
+
+        With a `version` the rows are those of that file: StaleVersionError, at the end at the latest, if another run
+        has replaced it.
+        """
+        with self.open() as reader:
+            self._require(version, reader.version)
+            yield from reader.batches(columns)
+            self._require(version)
+
+    def row_group(self, number: int, version: str | None = None) -> pa.Table:
+        """One row group, in the order of `batches`; StaleVersionError if the file is not that `version` any more."""
+        with self.open() as reader:
+            self._require(version, reader.version)
+            table = reader.row_group(number)
+            self._require(version)
+            return table
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows at once.
+
+        Raises:
+            DatasetError: The partition has not been written.
+            UnreadableFileError: The file cannot be read, or has not all of these columns.
+        """
+        with self.open() as reader:
+            if not reader.version:
+                raise DatasetError(f"{self._path} has not been written: materialize its partition first")
+            return reader.read(columns)
+
+    def replace(
+        self,
+        schema: pa.Schema,
+        tables: Iterable[pa.Table],
+        digest_columns: Sequence[str] = (),
+        over: str | None = None,
+    ) -> Written:
+        """Write the tables as the partition's new content, and show it only when it is whole.
+
+        With `over` it takes the place of the file of that version alone (empty: of none): StaleVersionError, and
+        nothing replaced, if there is another by then. The version is compared last of all: before the renaming, and on
+        S3 by the store itself where it has conditional writes.
+
+        A reader, or a kill at any instant, sees the old file or the new one. On S3 the file is written to a local
+        temporary file first and sent in one go.
+        """
+        schema = schema.with_metadata(
+            {"luma_pipeline.schema_version": str(SCHEMA_VERSION), "luma_pipeline.version": __version__}
+        )
+
+        def write(file: IO[bytes]) -> Written:
+            rows, digest = _write(file, schema, tables, digest_columns)
+            return Written(rows, file.tell(), self._path, digest)
+
+        return self._storage.replace(self._path, write, over)
+
+    def _require(self, version: str | None, found: str | None = None) -> None:
+        if version is not None and (self.version() if found is None else found) != version:
+            raise StaleVersionError(f"{self._path} has been replaced by another run")
+
+
+class PartitionReader:
+    """The rows of one version of a partition's file. It reads the footer once.
+
+    Another run may replace the file meanwhile. Then the reader gives the rows of the version that it has opened, or
+    raises StaleVersionError.
+    """
+
+    def __init__(self, of: PartitionFile, file: pq.ParquetFile | None, version: str) -> None:
+        self._of = of
+        self._path = of.path
+        self._file = file
+        self.version = version
+        """The file's version; empty where there is no file."""
+
+    def __enter__(self) -> PartitionReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close(force=True)
+
+    @property
+    def rows(self) -> int:
+        """How many rows there are."""
+        return 0 if self._file is None else int(self._file.metadata.num_rows)
+
+    @property
+    def row_group_lengths(self) -> list[int]:
+        """How many rows each row group has."""
+        metadata = None if self._file is None else self._file.metadata
+        return [] if metadata is None else [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)]
+
+    def batches(self, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> Iterator[pa.Table]:
+        """The rows, a row group at a time; see `row_group`."""
+        for number in range(len(self.row_group_lengths)):
+            yield self.row_group(number, columns, schema)
+
+    def row_group(self, number: int, columns: Sequence[str] | None = None, schema: pa.Schema | None = None) -> pa.Table:
+        """One row group, all columns or some.
+
+        Without a `schema`, columns that the file lacks are left out. With one, the table has its columns (those of
+        `columns`) and types, as `conformed` makes them.
+
+        Raises:
+            UnreadableFileError: The file is damaged, or is of another dataset.
+            StaleVersionError: Another run has replaced the file, and its bytes are gone.
+        """
+        file = self._opened()
+        with self._readable():
+            found = None if columns is None else [name for name in columns if name in file.schema_arrow.names]
+            table = file.read_row_group(number, columns=found)
+        return table if schema is None else conformed(table, fields_of(schema, columns), self._path)
+
+    def read(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """All rows at once."""
+        file = self._opened()
+        missing = [name for name in columns or () if name not in file.schema_arrow.names]
+        if missing:
+            raise UnreadableFileError(
+                f"{self._path} is no file of this dataset: it has no column {', '.join(missing)}. Move it away, and "
+                "materialize its partition again."
+            )
+        with self._readable():
+            return file.read(columns=None if columns is None else list(columns))
+
+    def _opened(self) -> pq.ParquetFile:
+        if self._file is None:
+            raise AssertionError("a partition without a file has no rows")
+        return self._file
+
+    @contextmanager
+    def _readable(self) -> Iterator[None]:
+        try:
+            with readable(self._path):
+                yield
+        except UnreadableFileError:
+            # Not every store keeps a reader from getting bytes of two versions.
+            if self._of.version() != self.version:
+                raise StaleVersionError(f"{self._path} has been replaced by another run") from None
+            raise
+
+
+@contextmanager
+def readable(path: str) -> Iterator[None]:
+    """Turn what Arrow says of a file that it cannot read into UnreadableFileError.
+
+    Arrow has no errno for a file that is cut; what the operating system refuses has one.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        raise UnreadableFileError(
+            f"{path} cannot be read as Parquet: {error}. The file is damaged, or was written by something else. Move "
+            "it away, or restore it, and materialize its partition again: what it held is then made again."
+        ) from error
+
+
+def _write(
+    file: IO[bytes], schema: pa.Schema, tables: Iterable[pa.Table], digest_columns: Sequence[str]
+) -> tuple[int, str]:
+    rows = groups = 0
+    digest = hashlib.sha256()
+    with pq.ParquetWriter(file, schema, compression="zstd", write_statistics=_with_statistics(schema)) as writer:
+        for table in tables:
+            table = table.cast(schema)
+            writer.write_table(table, row_group_size=ROW_GROUP_ROWS)
+            rows += len(table)
+            groups += 1
+            if digest_columns:
+                _update(digest, table.select(list(digest_columns)))
+        if not groups:
+            # pyarrow 18 and 19 cannot read a file that has no row group at all.
+            writer.write_table(schema.empty_table())
+    return rows, digest.hexdigest()
+
+
+def _with_statistics(schema: pa.Schema) -> list[str]:
+    """All columns but the raw bodies, whose least and greatest value would be whole bodies."""
+    return [field.name for field in schema if field.type != pa.large_string()]
+
+
+def _update(digest: Any, table: pa.Table) -> None:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema.remove_metadata()) as stream:
+        stream.write_table(table.combine_chunks().replace_schema_metadata(None))
+    digest.update(sink.getvalue())

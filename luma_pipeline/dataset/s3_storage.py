@@ -1,0 +1,288 @@
+"""The dataset's room: datasets in a bucket, through the client that the videos use too."""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from functools import cached_property
+from typing import IO, TypeVar
+
+import pyarrow as pa
+
+from luma_pipeline.dataset.errors import (
+    DatasetError,
+    DatasetSettingsError,
+    DatasetUnavailableError,
+    StaleVersionError,
+)
+from luma_pipeline.dataset.storage import PARTITION_FILE, SHARD_NAME, OpenedFile, StoredFile
+from luma_pipeline.errors import PassingError
+from luma_pipeline.s3 import (
+    ObjectExistsError,
+    ObjectHead,
+    ObjectStore,
+    S3DeniedError,
+    S3Error,
+    S3RequestError,
+    abort_uploads,
+    begin_upload,
+    check_bucket_name,
+    make_client,
+)
+
+__all__ = ["S3Storage"]
+
+T = TypeVar("T")
+
+_SETTING = "LUMA_DATA_URL"
+_PERMISSIONS = "s3:ListBucket, s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload"
+_CONNECTIONS = 16
+_TIMEOUTS = (10.0, 30.0)
+_LARGEST_PUT_BYTES = 16 * 1024 * 1024
+"""Larger files go up in parts of this size. One part is held in memory."""
+_TAIL_BYTES = 256 * 1024
+"""What is read first: the footer, and the whole of most files."""
+_READ_ATTEMPTS = 3
+_PROBE = "_write-probe"
+_OURS = re.compile(
+    rf"(?:luma_[^/]+/(?:.+/)?{re.escape(PARTITION_FILE)}|_checkpoints/.+/{SHARD_NAME.pattern}"
+    rf"|_(?:open|unfinished)/[^/]+|{_PROBE})"
+)
+"""The keys below the root that we write. Earlier versions began uploads for checkpoints and marks too."""
+
+_log = logging.getLogger(__name__)
+
+
+class S3Storage:
+    """Objects below a prefix of a bucket. Paths are the bucket's name and the key.
+
+    The credentials may be scoped to the prefix: nothing is asked of the bucket as a whole.
+    """
+
+    def __init__(self, bucket: str, prefix: str, url: str) -> None:
+        try:
+            check_bucket_name(bucket, _SETTING)
+        except S3Error as error:
+            raise DatasetSettingsError(f"{error}, as in s3://my-lake/luma") from None
+        self.root = "/".join(part for part in (bucket, prefix) if part)
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        self._url = url
+
+    def list(self, folder: str) -> list[StoredFile]:
+        """See `Storage.list`."""
+        prefix = self._key(folder) + "/"
+        with self._explained():
+            return [
+                StoredFile(f"{self._bucket}/{listed.key}", name, listed.modified_at or datetime.now(timezone.utc))
+                for listed in self._store.list_all(prefix)
+                if (name := listed.key[len(prefix) :]) and "/" not in name
+            ]
+
+    def open(self, path: str) -> OpenedFile:
+        """See `Storage.open`. An object of up to 256 KiB is read whole; of a larger one only what is asked for."""
+        head = self._head(path)
+        if head is None:
+            raise FileNotFoundError(path)
+        return OpenedFile(pa.PythonFile(_RemoteFile(self, head), mode="r"), _version(head))
+
+    def read_range(self, head: ObjectHead, start: int, end: int) -> bytes:
+        """The bytes from `start` up to `end` of an object as it was when its head was read."""
+        try:
+            with self._explained():
+                found = self._read(head, start, end)
+        except FileNotFoundError as error:
+            raise StaleVersionError(f"{self._bucket}/{head.key} has been removed by another run") from error
+        except ObjectExistsError as error:
+            raise StaleVersionError(f"{self._bucket}/{head.key} has been replaced by another run") from error
+        # A store without ranges sends the whole object.
+        return found if len(found) == end - start else found[start:end]
+
+    def _read(self, head: ObjectHead, start: int, end: int) -> bytes:
+        """boto3 tries a request again, but not the reading of its body."""
+        for attempt in range(1, _READ_ATTEMPTS + 1):
+            try:
+                return self._store.get(head.key, start=start, end=end, etag=head.etag)
+            except S3RequestError:
+                if attempt == _READ_ATTEMPTS:
+                    raise
+        raise AssertionError("unreachable")
+
+    def version(self, path: str) -> str:
+        """See `Storage.version`."""
+        head = self._head(path)
+        return "" if head is None else _version(head)
+
+    def write(self, path: str, content: bytes) -> None:
+        """See `Storage.write`. A single PUT."""
+        with self._explained():
+            self._store.put(self._key(path), content)
+
+    def replace(self, path: str, write: Callable[[IO[bytes]], T], over: str | None = None) -> T:
+        """See `Storage.replace`. The file is written to a local temporary file first.
+
+        The store compares the version where it has conditional writes; where it has none, another run can replace the
+        object between the last look at its version and the end of the upload.
+        """
+        with self._temporary_file() as file:
+            result = write(file)
+            size = file.tell()
+            file.seek(0)
+            head = self._head(path) if over is not None else None
+            if over is not None and ("" if head is None else _version(head)) != over:
+                raise StaleVersionError(f"{path} has been replaced by another run")
+            try:
+                with self._explained():
+                    self._upload(
+                        self._key(path), file, size, only_if_absent=over == "", only_if_etag=head.etag if head else None
+                    )
+            except ObjectExistsError:
+                if self.version(path) != over:
+                    raise StaleVersionError(f"{path} has been replaced by another run") from None
+                # The store refuses a condition that holds: it has none that can be used.
+                _log.info("the store's conditional writes do not work: two runs at once end with the later file")
+                self._store.capabilities.conditional_writes = False
+                file.seek(0)
+                with self._explained():
+                    self._upload(self._key(path), file, size)
+        return result
+
+    def delete(self, path: str) -> None:
+        """See `Storage.delete`."""
+        with self._explained():
+            self._store.delete(self._key(path))
+
+    def prune(self, folder: str) -> None:
+        """See `Storage.prune`. S3 has no folders."""
+
+    def check(self) -> None:
+        """See `Storage.check`. An upload is begun and aborted, so that nothing is left, not even in a bucket that keeps
+        old versions."""
+        with self._explained():
+            self._store.list_page(self._prefix, 1)
+            begin_upload(self._store, self._prefix + _PROBE).abort_surely()
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """See `Storage.sweep`: uploads below the root, under our keys, that are older."""
+
+        def is_ours(key: str) -> bool:
+            return bool(_OURS.fullmatch(key[len(self._prefix) :]))
+
+        try:
+            with self._explained():
+                return abort_uploads(self._store, self._prefix, is_ours, older_than_seconds)
+        except DatasetError as error:
+            _log.warning("unfinished uploads were not looked for: %s", error)
+            return 0
+
+    def _upload(
+        self,
+        key: str,
+        file: IO[bytes],
+        size: int,
+        *,
+        only_if_absent: bool = False,
+        only_if_etag: str | None = None,
+    ) -> None:
+        if size <= _LARGEST_PUT_BYTES:
+            self._store.put(key, file.read(), only_if_absent=only_if_absent, only_if_etag=only_if_etag)
+            return
+        upload = begin_upload(self._store, key)
+        try:
+            bodies = iter(lambda: file.read(_LARGEST_PUT_BYTES), b"")
+            parts = [upload.put_part(number, body) for number, body in enumerate(bodies, 1)]
+            upload.complete(parts, only_if_absent=only_if_absent, only_if_etag=only_if_etag)
+        except BaseException:
+            upload.abort()
+            raise
+
+    def _head(self, path: str) -> ObjectHead | None:
+        key = self._key(path)
+        with self._explained():
+            try:
+                return self._store.head(key)
+            except S3DeniedError:
+                # Keys that may list below a prefix alone are told 403 of an object that is not there.
+                listed = self._store.list_page(key, 1).objects
+                if any(found.key == key for found in listed):
+                    raise
+                return None
+
+    def _key(self, path: str) -> str:
+        return path[len(self._bucket) + 1 :]
+
+    @contextmanager
+    def _temporary_file(self) -> Iterator[IO[bytes]]:
+        try:
+            with tempfile.TemporaryFile() as file:
+                yield file
+        except OSError as error:
+            raise DatasetUnavailableError(
+                f"a file for {self._url} cannot be prepared in {tempfile.gettempdir()}: {error}. Make room there, or "
+                "set TMPDIR to another folder."
+            ) from error
+
+    @cached_property
+    def _store(self) -> ObjectStore:
+        client = make_client(max_connections=_CONNECTIONS, timeouts=_TIMEOUTS)
+        return ObjectStore(client, self._bucket, permissions=_PERMISSIONS, setting=_SETTING)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except ObjectExistsError:
+            raise
+        except S3Error as error:
+            kind = DatasetUnavailableError if isinstance(error, PassingError) else DatasetSettingsError
+            hint = "; AWS_ENDPOINT_URL_S3 says in which store it is looked for" if error.code == "NoSuchBucket" else ""
+            raise kind(f"the datasets under {self._url} ({_SETTING}): {error}{hint}") from error
+
+
+def _version(head: ObjectHead) -> str:
+    return f"{head.etag} {head.modified_at}"
+
+
+class _RemoteFile(io.RawIOBase):
+    """An object as a file that can be read from anywhere. Its end is read first and kept."""
+
+    def __init__(self, storage: S3Storage, head: ObjectHead) -> None:
+        self._storage = storage
+        self._head = head
+        self._position = 0
+        self._tail_start = max(0, head.size_bytes - _TAIL_BYTES)
+        self._tail = self._read_range(self._tail_start, head.size_bytes)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._head.size_bytes}[whence]
+        self._position = base + offset
+        return self._position
+
+    def read(self, size: int = -1) -> bytes:
+        start = self._position
+        end = self._head.size_bytes if size < 0 else min(start + size, self._head.size_bytes)
+        if start >= end:
+            return b""
+        if start >= self._tail_start:
+            found = self._tail[start - self._tail_start : end - self._tail_start]
+        else:
+            found = self._read_range(start, end)
+        self._position = end
+        return found
+
+    def _read_range(self, start: int, end: int) -> bytes:
+        return self._storage.read_range(self._head, start, end) if start < end else b""

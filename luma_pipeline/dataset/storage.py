@@ -1,0 +1,91 @@
+"""The dataset's room: what a storage under a root does, be it a local folder or S3."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import IO, NamedTuple, Protocol, TypeVar
+
+import pyarrow as pa
+
+__all__ = ["PARTITION_FILE", "SHARD_NAME", "OpenedFile", "Storage", "StoredFile", "is_temporary_name", "temporary_name"]
+
+T = TypeVar("T")
+
+PARTITION_FILE = "part-0.parquet"
+"""The name of the one file of each partition."""
+SHARD_NAME = re.compile(r"(?:run|refresh-(?P<refresh_since>\d+))-[0-9a-f]{32}-\d{6,}\.parquet")
+"""The names of checkpoints. `refresh_since` is in microseconds since 1970."""
+
+_TEMPORARY = re.compile(rf"\.(?:{re.escape(PARTITION_FILE)}|{SHARD_NAME.pattern}|write-probe)\.[0-9A-Za-z]+\.tmp")
+_TEMPORARY_OF_0_1 = re.compile(rf"{SHARD_NAME.pattern}\.tmp")
+
+
+def temporary_name(name: str, unique: str) -> str:
+    """The name under which a local file is written until it is whole. Readers skip names that begin with a dot."""
+    return f".{name}.{unique}.tmp"
+
+
+def is_temporary_name(name: str) -> bool:
+    """Whether a local file of this name is one of ours that was not whole when its writer ended."""
+    return bool(_TEMPORARY.fullmatch(name) or _TEMPORARY_OF_0_1.fullmatch(name))
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a listing. `modified_at` is aware, UTC."""
+
+    path: str
+    name: str
+    modified_at: datetime
+
+
+class OpenedFile(NamedTuple):
+    """A file to read from, and its version. It gives the bytes of that version or raises StaleVersionError."""
+
+    source: pa.NativeFile
+    version: str
+
+
+class Storage(Protocol):
+    """Whole files under a root. Every path begins with `root`; thread-safe.
+
+    Each method raises DatasetError, with what to check, for what the storage says against it. A file that is not there
+    raises FileNotFoundError from `open`, and from no other method.
+    """
+
+    @property
+    def root(self) -> str:
+        """The path that every other begins with; no slash at its end."""
+
+    def list(self, folder: str) -> list[StoredFile]:
+        """The files directly in a folder; none where there is no such folder."""
+
+    def open(self, path: str) -> OpenedFile:
+        """Open a file for reading."""
+
+    def version(self, path: str) -> str:
+        """What tells this file from each that was or will be under the path; empty if there is none."""
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a small file, which is seen when it is whole."""
+
+    def replace(self, path: str, write: Callable[[IO[bytes]], T], over: str | None = None) -> T:
+        """Have `write` write a file, show it when it is whole, and return what `write` returned.
+
+        With `over` it replaces the file of that version alone (empty: no file); StaleVersionError if there is another.
+        """
+
+    def delete(self, path: str) -> None:
+        """Delete a file, if it is there."""
+
+    def prune(self, folder: str) -> None:
+        """Remove a folder if it is empty."""
+
+    def check(self) -> None:
+        """Raise DatasetError unless files can be listed and written. Leaves nothing behind."""
+
+    def sweep(self, older_than_seconds: float) -> int:
+        """Remove what writers that were killed have left unfinished; how many. A fault is logged, not raised."""

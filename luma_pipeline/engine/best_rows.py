@@ -1,0 +1,85 @@
+"""The engine: the best row of each task, out of all rows that there are for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from luma_pipeline.dataset import ROW_GROUP_ROWS
+from luma_pipeline.dataset.rows import Positions, take_rows
+from luma_pipeline.engine.candidates import Candidates, Tasks
+from luma_pipeline.luma import GENERATIONS_SCHEMA
+
+__all__ = ["BestRows"]
+
+
+class BestRows:
+    """The best row of each task: one in a final state before any other, then the newest.
+
+    >>> best = BestRows(tasks)  # doctest: +SKIP
+    >>> best.add(candidates)  # doctest: +SKIP
+    >>> file.replace(GENERATIONS_SCHEMA, best.tables())  # doctest: +SKIP
+    """
+
+    def __init__(self, tasks: Tasks, candidates: Iterable[Candidates] = ()) -> None:
+        self._tasks = tasks
+        self._candidates = list(candidates)
+        self._best: Positions | None = None
+
+    def add(self, candidates: Candidates) -> None:
+        """Take in rows."""
+        self._candidates.append(candidates)
+        self._best = None
+
+    def missing(self) -> Positions:
+        """The indices of tasks without a row."""
+        return np.flatnonzero(self._chosen() < 0)
+
+    def values(self, column: str, missing: int) -> npt.NDArray[np.int64]:
+        """For each task what a column of Candidates says of its best row; `missing` where it has no row."""
+        best = self._chosen()
+        found = np.full(len(best), missing, dtype=np.int64)
+        found[best >= 0] = self._joined(column)[best[best >= 0]]
+        return found
+
+    def is_of_shard(self) -> npt.NDArray[np.bool_]:
+        """For each task whether its best row is of another run's checkpoint."""
+        is_shard = [np.full(len(some.index), some.shard is not None) for some in self._candidates]
+        return np.append(np.concatenate([*is_shard, []]), False).astype(bool)[self._chosen()]
+
+    def tables(self) -> Iterator[pa.Table]:
+        """The best rows whole, in the order of the tasks, a row group at a time. Each task must have one."""
+        ends = np.cumsum([len(some.index) for some in self._candidates])
+        best = self._chosen()
+        for start in range(0, len(best), ROW_GROUP_ROWS):
+            rows = best[start : start + ROW_GROUP_ROWS]
+            part = np.searchsorted(ends, rows, side="right")
+            before = np.append(0, ends)[part]
+            table = take_rows(lambda number: self._candidates[number].load(), part, rows - before)
+            # The source may have corrected the time since the row was written.
+            column = table.schema.get_field_index("submitted_at")
+            times = self._tasks.submitted_at[start : start + ROW_GROUP_ROWS]
+            yield table.set_column(column, GENERATIONS_SCHEMA.field(column), times)
+
+    def _chosen(self) -> Positions:
+        """For each task the number of its best row among all candidates, -1 where it has none."""
+        if self._best is None:
+            self._best = np.full(len(self._tasks.ids), -1, dtype=np.int64)
+            rows = pa.table({name: self._joined(name) for name in ("index", "rank", "polled_at")})
+            # Of rows as good as each other the first is taken, which comes last.
+            rows = rows.append_column("number", pa.array(np.arange(len(rows))))
+            keys = [("index", "ascending"), ("rank", "ascending"), ("polled_at", "ascending"), ("number", "descending")]
+            order = np.asarray(pc.sort_indices(rows, keys))
+            index = np.asarray(rows["index"])[order]
+            is_last = np.append(index[1:] != index[:-1], True)[: len(index)]
+            best = is_last & (index >= 0)
+            self._best[index[best]] = order[best]
+        return self._best
+
+    def _joined(self, name: str) -> npt.NDArray[Any]:
+        return np.concatenate([np.empty(0, dtype=np.int64), *(getattr(some, name) for some in self._candidates)])

@@ -1,0 +1,28 @@
+"""The provider's room: the requests of the client."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import NamedTuple
+
+__all__ = ["Request", "RequestKind"]
+
+
+class RequestKind(str, Enum):
+    """What a request asks for."""
+
+    GENERATION = "generation"
+    BATCH = "batch"
+    LINK = "link"
+    """A feature that the account may not have. Its failures say nothing about the provider."""
+
+
+class Request(NamedTuple):
+    """A request to the provider. `task_id` is empty for a batch, `absent` are statuses that say: no such feature."""
+
+    method: str
+    path: str
+    body: bytes | None = None
+    kind: RequestKind = RequestKind.GENERATION
+    task_id: str = ""
+    absent: frozenset[int] = frozenset()
