@@ -150,9 +150,9 @@ HEADS = {
         b"",
         True,
     ),
-    "its length twice": (b"", b"Content-Length: %d\r\n" % len(NEW), True),
+    "its length twice": (b"", b"Content-Length: %d\r\n" % len(NEW) * 2, True),
     "its length twice in one header": (b"", b"Content-Length: %d, %d\r\n" % (len(NEW), len(NEW)), True),
-    "another length": (b"", b"Content-Length: %d\r\n" % (len(NEW) - 9), False),
+    "another length": (b"", b"Content-Length: %d\r\nContent-Length: %d\r\n" % (len(NEW), len(NEW) - 9), False),
     "another length in one header": (b"", b"Content-Length: %d, 9\r\n" % len(NEW), False),
     "a charset as its encoding": (b"", b"Content-Encoding: utf-8\r\n", True),
     "an upload's encoding": (b"", b"Content-Encoding: AWS-Chunked, identity\r\n", True),
@@ -168,7 +168,9 @@ HEADS = {
 def test_an_odd_head_is_taken_where_the_end_of_the_body_is_clear(
     area: Area, before: bytes, header: bytes, is_taken: bool
 ) -> None:
-    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(NEW)
+    head = b"HTTP/1.1 200 OK\r\n"
+    if b"Content-Length" not in header:
+        head += b"Content-Length: %d\r\n" % len(NEW)
     with raw_server(once(before + head + header + b"\r\n" + NEW)) as host:
         result = copy(area, f"{host}/x.mp4", max_attempts=1)
 
