@@ -13,7 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWr
 
 from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.videos import artifacts_from
-from luma_pipeline.luma import DEFAULT_BASE_URL, SPECS
+from luma_pipeline.luma import DEFAULT_BASE_URL, SPECS, ProviderConfig
 from luma_pipeline.media import LinkSource
 from luma_pipeline.orchestration.assets import PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
@@ -92,6 +92,11 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     burst: _Count = Field(default=1, description="Requests that may leave at once under that limit.")
     max_concurrency: _Count = Field(default=16, description="Most requests under way at one moment.")
     batch_size: _Count | None = Field(default=None, description="Ask for this many tasks in one request.")
+    verify_task_id: bool = Field(
+        default=ProviderConfig.verify_task_id,
+        description="Take an answer only if it names the task that was asked for, or none. False: for gateways whose "
+        "answers have IDs of their own.",
+    )
 
     s3_prefix: str = Field(default="", description="Prefix of every key.")
     key_template: str = Field(default="{task_id}/{artifact}.{extension}", description="Key below the prefix.")
@@ -255,7 +260,7 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     def _check_together(self) -> None:
         """Raise ValueError for settings that cannot be, or not beside each other."""
         if self.dialect not in SPECS:
-            raise ValueError(f"LUMA_DIALECT must be gateway or luma, not {self.dialect!r}")
+            raise ValueError(f"LUMA_DIALECT must be {' or '.join(SPECS)}, not {self.dialect!r}")
         smallest = -(-self.max_video_bytes // LARGEST_PART_COUNT)
         if self.part_size_bytes < smallest:
             raise ValueError(
@@ -293,6 +298,7 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
                 requests_per_second=self.requests_per_second,
                 burst=self.burst,
                 batch_size=self.batch_size,
+                verify_task_id=self.verify_task_id,
             ),
             "luma_bucket": VideoBucket(
                 bucket=self.s3_bucket,
@@ -353,8 +359,8 @@ def _link_preference(names: list[str], dialect: str) -> tuple[LinkSource, ...]:
     except ValueError:
         there = ", ".join(source.value for source in LinkSource)
         raise ValueError(f"LUMA_LINK_PREFERENCE must be some of {there}, not {', '.join(names)}") from None
-    if LinkSource.UNWATERMARKED in preference and dialect != "gateway":
-        raise ValueError("LUMA_LINK_PREFERENCE: unwatermarked is a link of the gateway's, not of the dialect luma")
+    if LinkSource.UNWATERMARKED in preference and SPECS[dialect].unwatermarked is None:
+        raise ValueError(f"LUMA_LINK_PREFERENCE: the dialect {dialect} has no request for an unwatermarked link")
     return preference
 
 
