@@ -80,6 +80,7 @@ def test_a_part_of_what_may_be_another_version_is_never_combined(
         result = copy(area, f"{host}/x.mp4")
 
     assert (result.status, result.error_code) == (CopyStatus.COPIED, None), result.error_message
+    assert result.bytes_downloaded == HALF + len(NEW)
     assert area.objects() == {"task/video.mp4": NEW}
 
 
@@ -164,7 +165,7 @@ HEADS = {
 
 
 @pytest.mark.parametrize(("before", "header", "is_taken"), HEADS.values(), ids=HEADS.keys())
-def test_an_odd_head_is_taken_where_it_leaves_no_doubt_about_the_body(
+def test_an_odd_head_is_taken_where_the_end_of_the_body_is_clear(
     area: Area, before: bytes, header: bytes, is_taken: bool
 ) -> None:
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n" % len(NEW)
