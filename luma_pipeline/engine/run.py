@@ -223,6 +223,8 @@ class PipelineRun:
         settings, options, policies = self._settings, self._options, self._settings.policies
         dataset = Dataset(url=settings.data_url)
         dataset.check()
+        if not options.dry_run:
+            dataset.sweep()
         give_up = GiveUpPolicy(policies.give_up_after_seconds, datetime.now(timezone.utc), never=options.retry_failed)
         client = self._open_client() if self._datasets & {GENERATIONS, VIDEOS} else None
         links = ProviderLinks(client, policies.link_preference) if client is not None else None
