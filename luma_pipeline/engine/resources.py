@@ -16,7 +16,7 @@ from luma_pipeline.source.table import SourceTable
 
 __all__ = ["OpenResources"]
 
-_STOP_SECONDS = 9.0
+_STOP_SECONDS = 13.0
 """Seconds after which a stop abandons the threads that have not ended."""
 _STOP_SECONDS_EACH = 2.0
 """Seconds that the client has to end before the copier is told to, and so on."""

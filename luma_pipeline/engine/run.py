@@ -253,10 +253,11 @@ class PipelineRun:
         )
 
     def _open_client(self) -> LumaClient:
-        return self._opened.keep_client(self._settings.provider.client())
+        return self._opened.keep_client(LumaClient(self._settings.provider))
 
     def _open_copier(self, links: ProviderLinks, *, overwrite: bool) -> MediaCopier:
-        copier = self._opened.keep_copier(self._settings.videos.copier(links.renewed, overwrite=overwrite))
+        config = replace(self._settings.videos, overwrite=overwrite)
+        copier = self._opened.keep_copier(MediaCopier(config, refresh=links.renewed))
         copier.check_bucket()
         if not self._options.dry_run:
             copier.sweep_orphans(self._settings.policies.orphans_older_than_seconds)

@@ -2,37 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
-from luma_pipeline.luma import LumaClient
-from luma_pipeline.media import DEFAULT_LINK_PREFERENCE, Artifact, LinkSource, MediaCopier
+from luma_pipeline.luma import ProviderConfig
+from luma_pipeline.media import DEFAULT_LINK_PREFERENCE, Artifact, LinkSource, TransferConfig
 from luma_pipeline.source.table import SourceTable
 
-__all__ = ["EngineSettings", "Policies", "Provider", "RunOptions", "Videos"]
-
-
-class Provider(Protocol):
-    """The provider's settings, from which a run opens its client."""
-
-    def client(self) -> LumaClient:
-        """A new client. Raises ValueError for a setting out of range."""
-
-
-class Videos(Protocol):
-    """The bucket's settings, from which a run opens its copier."""
-
-    @property
-    def bucket(self) -> str:
-        """The bucket's name."""
-
-    @property
-    def overwrite(self) -> bool:
-        """Whether every run copies again what is in the bucket already."""
-
-    def copier(self, refresh: Callable[[str, Artifact], str | None], *, overwrite: bool | None = None) -> MediaCopier:
-        """A new copier. `refresh` asks the provider for a living link; `overwrite` takes the place of the setting."""
+__all__ = ["EngineSettings", "Policies", "RunOptions"]
 
 
 @dataclass(frozen=True)
@@ -59,12 +35,19 @@ class Policies:
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """Where a run reads, asks, copies and writes. `data_url` is a folder or s3://bucket/prefix."""
+    """Where a run reads, asks, copies and writes.
+
+    source: The source table. A run opens its connections and closes them.
+    provider: How the provider is asked.
+    videos: The bucket of the videos, and how they are copied.
+    data_url: Root of the Parquet datasets: a folder or s3://bucket/prefix.
+    policies: How every run decides.
+    """
 
     source: SourceTable
-    provider: Provider
+    provider: ProviderConfig
+    videos: TransferConfig
     data_url: str
-    videos: Videos
     policies: Policies = Policies()
 
 

@@ -84,7 +84,9 @@ def build_pipeline(
                 allow_retries=False,
             )
         with cancelled_when_interrupted(context), retried_once(context, settings.retry_delay_seconds):
-            engine = EngineSettings(luma_source.open(), luma_provider, luma_dataset.url, luma_bucket, settings.policies)
+            engine = EngineSettings(
+                luma_source.open(), luma_provider.config(), luma_bucket.config(), luma_dataset.url, settings.policies
+            )
             work = _AssetRun(context, settings, selected, f"s3://{luma_bucket.bucket}/{luma_bucket.prefix}")
             run = PipelineRun(engine, _options(config), datasets=frozenset(selected), on_progress=work.tell)
             failures = work.do(run, partitions)

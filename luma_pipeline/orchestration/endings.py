@@ -12,9 +12,8 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from luma_pipeline.engine.run import STOPS_THE_RUN
 from luma_pipeline.errors import ConfigurationError, LumaPipelineError, PassingError
-from luma_pipeline.luma import ProviderUnavailableError
-from luma_pipeline.media import BucketError
 
 __all__ = ["PartitionsFailedError", "cancelled_when_interrupted", "retried_once"]
 
@@ -26,11 +25,12 @@ class PartitionsFailedError(LumaPipelineError):
 
     def __init__(self, failures: Mapping[str, Exception], partitions: int) -> None:
         self._reasons = {key: f"{type(error).__name__}: {error}" for key, error in failures.items()}
-        self.is_permanent = all(isinstance(error, ConfigurationError) for error in failures.values())
+        self.is_permanent = all(_is_permanent(error) for error in failures.values())
+        when = " when that is mended" if self.is_permanent else ""
         shown = "; ".join(f"{key}: {reason}" for key, reason in list(self._reasons.items())[:_MOST_SHOWN])
         super().__init__(
             f"{len(failures)} of {partitions} partitions failed, the others are done. {shown}. Run the failed "
-            "partitions again: what was answered and copied is not asked for or copied again."
+            f"partitions again{when}: what was answered and copied is not asked for or copied again."
         )
 
     def table(self) -> dg.TableMetadataValue:
@@ -82,15 +82,18 @@ def retried_once(context: dg.AssetExecutionContext, delay_seconds: float) -> Ite
 
 def _failure(error: Exception) -> dg.Failure:
     metadata = {"failed_partitions": error.table()} if isinstance(error, PartitionsFailedError) else None
-    setting = " (LUMA_S3_BUCKET)" if isinstance(error, BucketError) else ""
     what = str(error) if isinstance(error, (LumaPipelineError, ValueError)) else f"{type(error).__name__}: {error}"
-    return dg.Failure(description=f"{what}{setting}", metadata=metadata)
+    return dg.Failure(description=what, metadata=metadata)
 
 
 def _is_worth_a_retry(error: Exception) -> bool:
-    """Whether a second try may end differently. A provider that is down has been waited for already."""
+    """Whether a second try may end differently. A provider or a store that is down has been waited for already."""
     if isinstance(error, PartitionsFailedError):
         return not error.is_permanent
     if isinstance(error, (LumaPipelineError, ValueError)):
-        return isinstance(error, PassingError) and not isinstance(error, ProviderUnavailableError)
+        return isinstance(error, PassingError) and not isinstance(error, STOPS_THE_RUN)
     return True
+
+
+def _is_permanent(error: Exception) -> bool:
+    return isinstance(error, ConfigurationError) and not isinstance(error, PassingError)

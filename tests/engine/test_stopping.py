@@ -18,8 +18,8 @@ import sqlalchemy as sa
 from luma_pipeline.engine.partition import Partition, PartitionReport
 from luma_pipeline.engine.run import PipelineRun
 from luma_pipeline.engine.settings import EngineSettings, Policies
-from luma_pipeline.orchestration.resources.bucket import VideoBucket
-from luma_pipeline.orchestration.resources.provider import LumaProvider
+from luma_pipeline.luma import ProviderConfig
+from luma_pipeline.media import TransferConfig
 from luma_pipeline.sandbox.cdn import ArtifactUrls
 from luma_pipeline.sandbox.provider import TOKEN, Generation
 from luma_pipeline.source.table import SourceTable
@@ -29,7 +29,7 @@ from tests.world import World
 DAY = datetime(2024, 12, 24, tzinfo=timezone.utc)
 TASKS = 40
 QUIET_SECONDS = 5.0
-STALLED_SECONDS = 12.0
+STALLED_SECONDS = 14.0
 
 
 @dataclass
@@ -44,9 +44,9 @@ class Plant:
     def settings(self) -> EngineSettings:
         return EngineSettings(
             SourceTable(url=self.world.source_url, table="generations"),
-            LumaProvider(token=TOKEN, base_url=self.provider.url),
+            ProviderConfig(token=TOKEN, base_url=self.provider.url),
+            TransferConfig(bucket=self.world.bucket, allow_private_addresses=True),
             str(self.world.directory / "data"),
-            VideoBucket(bucket=self.world.bucket, allow_private_media=True),
             Policies(give_up_after_seconds=1e9),
         )
 

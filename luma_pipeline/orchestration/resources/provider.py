@@ -46,7 +46,11 @@ class LumaProvider(dg.ConfigurableResource):  # type: ignore[type-arg]
         "answers have IDs of their own.",
     )
 
-    def client(self) -> LumaClient:
-        """A client for one run, to be closed by its `with` block. Raises ValueError for a setting out of range."""
+    def config(self) -> ProviderConfig:
+        """The client's settings. Raises InvalidSettingError for one out of range."""
         settings = {name: getattr(self, name) for name in type(self).model_fields if name != "dialect"}
-        return LumaClient(ProviderConfig(**settings, spec=spec_named(self.dialect)))
+        return ProviderConfig(**settings, spec=spec_named(self.dialect))
+
+    def client(self) -> LumaClient:
+        """A client for one run, to be closed by its `with` block. Raises as `config`."""
+        return LumaClient(self.config())
