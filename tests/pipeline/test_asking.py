@@ -127,9 +127,9 @@ def test_answers_are_saved_while_the_provider_is_silent(dataset: Dataset) -> Non
     silent = threading.Event()
 
     class Silent:
-        def fetch(self, task_ids: Iterator[str]) -> Iterator[TaskResult]:
+        def fetch_batches(self, task_ids: Iterator[str]) -> Iterator[list[TaskResult]]:
             for task_id in task_ids:
-                yield TaskResult(task_id, Outcome.NOT_FOUND, AT)
+                yield [TaskResult(task_id, Outcome.NOT_FOUND, AT)]
                 if task_id == "b":
                     silent.wait(60)
 
@@ -236,9 +236,9 @@ def answering(outcome: Outcome = Outcome.NOT_FOUND, **result: Any) -> Any:
     """A client that answers at once."""
 
     class Client:
-        def fetch(self, task_ids: Iterator[str]) -> Iterator[TaskResult]:
+        def fetch_batches(self, task_ids: Iterator[str]) -> Iterator[list[TaskResult]]:
             for task_id in task_ids:
-                yield TaskResult(task_id, outcome, AT, **result)
+                yield [TaskResult(task_id, outcome, AT, **result)]
 
     return Client()
 
