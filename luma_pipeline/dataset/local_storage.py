@@ -57,8 +57,8 @@ class LocalStorage:
                         found.append(StoredFile(entry.path, entry.name, modified_at))
         return found
 
-    def open(self, path: str) -> OpenedFile:
-        """See `Storage.open`. A file that is open stays readable when another run replaces it."""
+    def open(self, path: str, *, whole: bool = False) -> OpenedFile:  # noqa: ARG002
+        """See `Storage.open`. A file that is open stays as it is when another run replaces it."""
         try:
             source = pa.OSFile(path)
             return OpenedFile(source, _version(os.fstat(source.fileno())))

@@ -1,18 +1,20 @@
-"""The rows of luma_videos: their columns, and how the many rows of a partition are held in little memory."""
+"""The dataset's room: the columns of luma_videos, and how a run finds and holds many rows in little memory."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
+import tempfile
+from array import array
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from luma_pipeline.dataset.rows import Positions, take_rows
 from luma_pipeline.luma.schema import TIMESTAMP
 
-__all__ = ["DIGEST_TYPE", "VIDEOS_SCHEMA", "Digests", "Identities", "ManifestRows", "Places", "digests_of"]
+__all__ = ["VIDEOS_SCHEMA", "Identities", "ResultRows"]
 
 VIDEOS_SCHEMA: pa.Schema = pa.schema(
     [
@@ -33,141 +35,130 @@ VIDEOS_SCHEMA: pa.Schema = pa.schema(
 )
 """One row per task and artifact."""
 
-Digests = npt.NDArray[np.bytes_]
-Places = npt.NDArray[np.int64]
-
-_DIGEST_BYTES = 16
-DIGEST_TYPE = np.dtype(f"S{_DIGEST_BYTES}")
-_PAGE_ROWS = 1000
-_MOST_PAGES_OPEN = 4
-# Handing the columns of a page to threads takes longer than compressing them.
+_BATCH_ROWS = 1000
+_BYTES_IN_MEMORY = 16 * 1024 * 1024
+# Handing the columns of a batch to threads takes longer than compressing them.
 _COMPRESSED = pa.ipc.IpcWriteOptions(compression="zstd", use_threads=False)
 _IN_THIS_THREAD = pa.ipc.IpcReadOptions(use_threads=False)
 
 
-def digests_of(task_ids: Iterable[str], artifact: str) -> Digests:
-    """What artifacts of tasks are found by: 16 bytes each, too many for two of them ever to meet."""
-    return _as_array(b"".join(_digest(task_id, artifact) for task_id in task_ids))
-
-
-def _digest(task_id: str, artifact: str) -> bytes:
-    return blake2b(f"{artifact}/{task_id}".encode(), digest_size=_DIGEST_BYTES).digest()
-
-
-def _as_array(digests: bytes | bytearray) -> Digests:
-    return np.frombuffer(bytes(digests), dtype=DIGEST_TYPE)
-
-
 class Identities:
-    """Tasks and artifacts in the order they were added, which is their place. About 24 bytes each."""
+    """Tasks and artifacts in the order in which they were added; about 45 bytes each. Arrow joins them by `find`.
 
-    def __init__(self) -> None:
-        self._added = bytearray()
-        self._sorted: Digests | None = None
-        self._places: Places = np.empty(0, dtype=np.int64)
+    What is made for searching is kept: an identity that is added after the first search is found after `forget`.
 
-    def __len__(self) -> int:
-        return len(self._added) // _DIGEST_BYTES if self._sorted is None else len(self._sorted)
-
-    def add(self, task_id: str, artifact: str) -> None:
-        """Add one; only as long as none has been looked for."""
-        if self._sorted is not None:
-            raise AssertionError("added after the first look")
-        self._added += _digest(task_id, artifact)
-
-    def find(self, wanted: Digests) -> Places:
-        """The place of each, -1 for those that are not here."""
-        if self._sorted is None:
-            digests = _as_array(self._added)
-            self._places = np.argsort(digests, kind="stable")
-            self._sorted = digests[self._places]
-            self._added = bytearray()
-        if not len(self._sorted):
-            return np.full(len(wanted), -1, dtype=np.int64)
-        near = np.searchsorted(self._sorted, wanted)
-        near[near == len(self._sorted)] = 0
-        return np.where(self._sorted[near] == wanted, self._places[near], -1)
-
-
-class ManifestRows:
-    """Rows of a manifest, found by task and artifact.
-
-    They are kept as compressed pages of a thousand: about 200 bytes a row, half of what they are in Arrow and a tenth
-    of what they are as Python's dictionaries.
+    >>> identities = Identities()
+    >>> identities.append("a", "video"), identities.append("b", "video")
+    (0, 1)
+    >>> identities.find(pa.array(["b", "x"]), "video").tolist()
+    [1, -1]
     """
 
     def __init__(self) -> None:
-        self._identities = Identities()
-        self._pending: list[Mapping[str, Any]] = []
-        self._pages: list[bytes] = []
-        self._starts: list[int] = []
-        self._open: dict[int, pa.Table] = {}
+        self._chunks: list[pa.Array] = []
+        self._new: list[str] = []
+        self._artifacts = array("B")
+        self._codes: dict[str, int] = {}
+        self._found: dict[str, tuple[pa.Array, Positions]] = {}
+        self._by_id: dict[str, dict[str, int]] = {}
+
+    def __len__(self) -> int:
+        return len(self._artifacts)
+
+    def append(self, task_id: str, artifact: str) -> int:
+        """Add one; returns its number."""
+        self._new.append(task_id)
+        self._artifacts.append(self._code(artifact))
+        if len(self._new) >= _BATCH_ROWS:
+            self._pack()
+        return len(self._artifacts) - 1
+
+    def extend(self, rows: pa.Table) -> None:
+        """Add the identities of rows."""
+        self._pack()
+        self._chunks += rows["task_id"].chunks
+        self._artifacts.extend(self._code(artifact) for artifact in rows["artifact"].to_pylist())
+
+    def find(self, task_ids: pa.Array, artifact: str) -> Positions:
+        """The number of each task with this artifact, -1 for those that are not here."""
+        ids, numbers = self._of(artifact)
+        index = np.asarray(pc.fill_null(pc.index_in(task_ids, value_set=ids), -1))
+        found: Positions = np.append(numbers, -1)[index]
+        return found
+
+    def find_one(self, task_id: str, artifact: str) -> int:
+        """The number of one task. The first call makes a dictionary of all."""
+        if artifact not in self._by_id:
+            ids, numbers = self._of(artifact)
+            self._by_id[artifact] = dict(zip(ids.to_pylist(), numbers.tolist(), strict=True))
+        return self._by_id[artifact].get(task_id, -1)
+
+    def forget(self) -> None:
+        """Free what was made for searching."""
+        self._found.clear()
+        self._by_id.clear()
+
+    def _of(self, artifact: str) -> tuple[pa.Array, Positions]:
+        if artifact not in self._found:
+            self._pack()
+            codes = np.frombuffer(self._artifacts, dtype=np.uint8) if len(self) else np.empty(0, dtype=np.uint8)
+            numbers = np.flatnonzero(codes == self._codes.get(artifact, -1))
+            self._chunks = [pa.concat_arrays([pa.array([], pa.string()), *self._chunks])]
+            ids = self._chunks[0] if len(numbers) == len(self) else self._chunks[0].take(pa.array(numbers))
+            self._found[artifact] = ids, numbers
+        return self._found[artifact]
+
+    def _code(self, artifact: str) -> int:
+        return self._codes.setdefault(artifact, len(self._codes))
+
+    def _pack(self) -> None:
+        new, self._new = self._new, []
+        if new:
+            self._chunks.append(pa.array(new, pa.string()))
+
+
+class ResultRows:
+    """Rows of a manifest on their way into the file: compressed, in memory up to 16 MiB, then in a temporary file."""
+
+    def __init__(self) -> None:
+        self._file = tempfile.SpooledTemporaryFile(_BYTES_IN_MEMORY)  # noqa: SIM115  (`close` closes it)
+        self._writer = pa.ipc.new_file(pa.PythonFile(self._file, mode="w"), VIDEOS_SCHEMA, options=_COMPRESSED)
+        self._reader: pa.ipc.RecordBatchFileReader | None = None
+        self._new: list[Mapping[str, Any]] = []
         self._rows = 0
 
     def __len__(self) -> int:
-        return self._rows + len(self._pending)
+        return self._rows
 
-    def append(self, row: Mapping[str, Any]) -> None:
-        """Add a row."""
-        self._pending.append(row)
-        if len(self._pending) >= _PAGE_ROWS:
-            self._pack_pending()
+    def append(self, row: Mapping[str, Any]) -> int:
+        """Add a row; returns its number. No row can be added after `take`."""
+        self._new.append(row)
+        self._rows += 1
+        if len(self._new) >= _BATCH_ROWS:
+            self._write()
+        return self._rows - 1
 
-    def extend(self, table: pa.Table) -> None:
-        """Add rows; columns that an older version did not have are null."""
-        self._pack_pending()
-        columns = [
-            table[field.name].cast(field.type) if field.name in table.schema.names else pa.nulls(len(table), field.type)
-            for field in VIDEOS_SCHEMA
-        ]
-        whole = pa.Table.from_arrays(columns, schema=VIDEOS_SCHEMA)
-        for start in range(0, len(whole), _PAGE_ROWS):
-            self._pack(whole.slice(start, _PAGE_ROWS))
+    def close(self) -> None:
+        """Free the rows."""
+        self._file.close()
 
-    def find(self, wanted: Digests) -> Places:
-        """The row of each task and artifact, -1 for those that have none. No rows can be added after that."""
-        self._pack_pending()
-        return self._identities.find(wanted)
+    def take(self, numbers: Positions) -> pa.Table:
+        """The rows with these numbers, in their order."""
+        if not len(numbers):
+            return VIDEOS_SCHEMA.empty_table()
+        if self._reader is None:
+            self._write()
+            self._writer.close()
+            self._file.seek(0)
+            self._reader = pa.ipc.open_file(pa.PythonFile(self._file, mode="r"), options=_IN_THIS_THREAD)
+        reader = self._reader
 
-    def row(self, place: int, columns: Sequence[str]) -> dict[str, Any]:
-        """Some columns of one row."""
-        number = int(np.searchsorted(self._starts, place, side="right")) - 1
-        page, within = self._page(number), place - self._starts[number]
-        return {column: page[column][within].as_py() for column in columns}
+        def load(batch: int) -> pa.Table:
+            return pa.Table.from_batches([reader.get_batch(batch)])
 
-    def take(self, places: Places) -> pa.Table:
-        """The rows at `places`, in their order."""
-        numbers = np.searchsorted(self._starts, places, side="right") - 1
-        order = np.argsort(numbers, kind="stable")
-        tables = [VIDEOS_SCHEMA.empty_table()]
-        for number in np.unique(numbers):
-            within = places[order][numbers[order] == number] - self._starts[number]
-            tables.append(self._page(int(number)).take(pa.array(within)))
-        back = np.empty(len(order), dtype=np.int64)
-        back[order] = np.arange(len(order))
-        return pa.concat_tables(tables).take(pa.array(back))
+        return take_rows(load, numbers // _BATCH_ROWS, numbers % _BATCH_ROWS)
 
-    def _pack_pending(self) -> None:
-        pending, self._pending = self._pending, []
-        if pending:
-            self._pack(pa.Table.from_pylist(pending, VIDEOS_SCHEMA))
-
-    def _pack(self, page: pa.Table) -> None:
-        for task_id, artifact in zip(page["task_id"].to_pylist(), page["artifact"].to_pylist(), strict=True):
-            self._identities.add(task_id, artifact)
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_stream(sink, VIDEOS_SCHEMA, options=_COMPRESSED) as stream:
-            stream.write_table(page)
-        # The sink's own buffer is up to twice as large as what is in it.
-        self._pages.append(sink.getvalue().to_pybytes())
-        self._starts.append(self._rows)
-        self._rows += len(page)
-
-    def _page(self, number: int) -> pa.Table:
-        page = self._open.pop(number, None)
-        if page is None:
-            page = pa.ipc.open_stream(self._pages[number], options=_IN_THIS_THREAD).read_all().combine_chunks()
-        self._open[number] = page
-        if len(self._open) > _MOST_PAGES_OPEN:
-            del self._open[next(iter(self._open))]
-        return page
+    def _write(self) -> None:
+        new, self._new = self._new, []
+        if new:
+            self._writer.write_batch(pa.RecordBatch.from_pylist(new, VIDEOS_SCHEMA))

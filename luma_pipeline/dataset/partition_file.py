@@ -55,14 +55,16 @@ class PartitionFile:
         """What tells the file that is there from every other that was or will be; empty if there is none."""
         return self._storage.version(self._path)
 
-    def open(self) -> PartitionReader:
+    def open(self, *, whole: bool = False) -> PartitionReader:
         """A reader of the file as it is now, to be used in a `with` block. It has no rows where there is no file.
+
+        `whole` fetches all of an object on S3 into a temporary file, so that no replacement disturbs the reader.
 
         Raises:
             UnreadableFileError: The file is no Parquet file, is cut, or may not be read.
         """
         try:
-            source, version = self._storage.open(self._path)
+            source, version = self._storage.open(self._path, whole=whole)
         except FileNotFoundError:
             return PartitionReader(self, None, "")
         with readable(self._path):

@@ -84,11 +84,13 @@ class S3Storage:
                 if (name := listed.key[len(prefix) :]) and "/" not in name
             ]
 
-    def open(self, path: str) -> OpenedFile:
+    def open(self, path: str, *, whole: bool = False) -> OpenedFile:
         """See `Storage.open`. An object of up to 256 KiB is read whole; of a larger one only what is asked for."""
         head = self._head(path)
         if head is None:
             raise FileNotFoundError(path)
+        if whole and head.size_bytes > _TAIL_BYTES:
+            return OpenedFile(pa.PythonFile(self._fetched(head.key), mode="r"), _version(head))
         return OpenedFile(pa.PythonFile(_RemoteFile(self, head), mode="r"), _version(head))
 
     def read_range(self, head: ObjectHead, start: int, end: int) -> bytes:
@@ -102,6 +104,21 @@ class S3Storage:
             raise StaleVersionError(f"{self._bucket}/{head.key} has been replaced by another run") from error
         # A store without ranges sends the whole object.
         return found if len(found) == end - start else found[start:end]
+
+    def _fetched(self, key: str) -> IO[bytes]:
+        """An object as it is now, in a temporary file."""
+        for attempt in range(1, _READ_ATTEMPTS + 1):
+            file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it is collected)
+            try:
+                with self._explained():
+                    file.writelines(self._store.chunks(key))
+            except DatasetUnavailableError:
+                if attempt == _READ_ATTEMPTS:
+                    raise
+            else:
+                file.seek(0)
+                return file
+        raise AssertionError("unreachable")
 
     def _read(self, head: ObjectHead, start: int, end: int) -> bytes:
         """boto3 tries a request again, but not the reading of its body."""

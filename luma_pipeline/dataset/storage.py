@@ -63,8 +63,8 @@ class Storage(Protocol):
     def list(self, folder: str) -> list[StoredFile]:
         """The files directly in a folder; none where there is no such folder."""
 
-    def open(self, path: str) -> OpenedFile:
-        """Open a file for reading."""
+    def open(self, path: str, *, whole: bool = False) -> OpenedFile:
+        """Open a file for reading. `whole` reads all of it now, so that no later reading meets another version."""
 
     def version(self, path: str) -> str:
         """What tells this file from each that was or will be under the path; empty if there is none."""

@@ -55,8 +55,8 @@ class MemoryBudget:
             self._held -= count
 
 
-BUDGET = MemoryBudget(96 * 1024 * 1024)
-"""For the answers that all partitions of the process hold in memory: about 14,000. A partition that gets no more holds
+BUDGET = MemoryBudget(32 * 1024 * 1024)
+"""For the answers that all partitions of the process hold in memory: about 4,500. A partition that gets no more holds
 its answers on disk."""
 
 

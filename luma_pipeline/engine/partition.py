@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from typing import Protocol
@@ -131,9 +132,15 @@ class PartitionWork:
     def do(self, partition: Partition) -> PartitionReport:
         """Read, ask, copy and write one partition."""
         read_at = datetime.now(timezone.utc)
+        with ExitStack() as stack:
+            return self._do(partition, read_at, stack)
+
+    def _do(self, partition: Partition, read_at: datetime, stack: ExitStack) -> PartitionReport:
         tasks, tasks_report = self._tasks(partition)
         generations_file = self.dataset.partition(GENERATIONS, partition.folder)
         videos = self._videos(partition)
+        if videos is not None:
+            stack.enter_context(videos)
         generations = videos_report = None
         faults = ""
         if self.client is not None:
@@ -162,7 +169,7 @@ class PartitionWork:
             if progress is not None:
                 progress.answered()
             if videos is not None:
-                videos.offer_answer(outcome, submitted_at)
+                videos.copy_answer(outcome, submitted_at)
 
         return on_answer
 

@@ -26,6 +26,7 @@ class TasksReport:
     repeated_ids: int
     ids_of_earlier_partitions: int
     unreadable_values: int
+    unreadable_times: int
     preview: list[dict[str, Any]]
     written: Written | None
 
@@ -44,6 +45,7 @@ def read_tasks(
         repeated_ids=found.repeated_ids,
         ids_of_earlier_partitions=found.ids_of_earlier_partitions,
         unreadable_values=found.unreadable_values,
+        unreadable_times=found.unreadable_times,
         preview=table.slice(0, _PREVIEW_ROWS).to_pylist(),
         written=written,
     )

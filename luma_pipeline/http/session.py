@@ -33,8 +33,9 @@ from luma_pipeline.http.guard import Guard, Target
 FAILURES = (HTTPError, http.client.HTTPException, OSError, ValueError)
 """What urllib3, http.client and the socket raise for what the network or the host did."""
 
+_CLOSED_BY_HOST = (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _ONE_TRY = Retry(False)
-_PIECE_BYTES = 1 << 18
+_PIECE_BYTES = 1 << 20
 _LONGEST_PIECE_SECONDS = 0.1
 
 
@@ -115,7 +116,7 @@ class HttpSession:
                 failure = TimeoutError()
             except FAILURES as error:
                 failure = root_cause(error)
-            is_stale = exchange.was_reused and isinstance(failure, ConnectionError)
+            is_stale = exchange.was_reused and isinstance(failure, _CLOSED_BY_HOST)
             if watch.is_cut or not is_stale:
                 break
         # Outside the handler: the original would be the context, and may quote the request.

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import random
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from email.message import Message
-from email.utils import parsedate_to_datetime
 from typing import Protocol
 
+from luma_pipeline.http.retry_after import full_jitter, retry_after_seconds
 from luma_pipeline.luma.access import AccessGuard
 from luma_pipeline.luma.circuit_breaker import CircuitBreaker, FailureClass
 from luma_pipeline.luma.errors import ProviderUnavailableError
@@ -24,7 +22,9 @@ from luma_pipeline.luma.transport import BodyTooLargeError, HttpAnswer, HttpTran
 __all__ = ["Attempts", "CancelledError", "Requester", "RetryBudget"]
 
 _BACKOFF_BASE = 0.5
+"""Seconds."""
 _BACKOFF_LIMIT = 20.0
+"""Seconds."""
 _MOST_THROTTLED = 4
 """Times `max_attempts` that a task may be answered "too fast": a provider that answers nothing else must end too."""
 
@@ -121,7 +121,7 @@ class Requester:
         attempts = Attempts(request, waiter, time.monotonic())
         is_done = self._try(attempts) if self._has_scouted.is_set() else self._scout(attempts)
         while not is_done and not self._is_spent(attempts):
-            self._stop.sleep(_backoff(attempts.count))
+            self._stop.sleep(full_jitter(attempts.count, _BACKOFF_BASE, _BACKOFF_LIMIT))
             is_done = self._try(attempts)
         return attempts
 
@@ -250,7 +250,7 @@ class Requester:
 
     def _slow_down(self, headers: Message) -> None:
         self._gate.limiter.on_throttle()
-        seconds = _retry_after(headers)
+        seconds = retry_after_seconds(headers.get("Retry-After"))
         if seconds is None:
             return
         longest = self._budget.max_retry_seconds
@@ -267,30 +267,3 @@ class Requester:
         self._stop.raise_if_stopped()
         if attempts.waiter is not None and attempts.waiter.is_cancelled:
             raise CancelledError
-
-
-def _backoff(tries: int) -> float:
-    """Seconds before the next try: exponential with full jitter.
-
-    Full jitter (a time anywhere between nothing and the bound) spreads threads that failed together best.
-    """
-    bound: float = min(_BACKOFF_LIMIT, _BACKOFF_BASE * 2 ** min(tries, 16))
-    return random.uniform(0.0, bound)  # noqa: S311 - jitter, not a secret
-
-
-def _retry_after(headers: Message) -> float | None:
-    """Seconds from a `Retry-After` header, which is a number of seconds or an HTTP date (RFC 9110, 10.2.3)."""
-    value = headers.get("Retry-After")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value)) if value.strip().replace(".", "", 1).isdigit() else _seconds_until(value)
-    except (ValueError, TypeError, OverflowError):
-        return None
-
-
-def _seconds_until(http_date: str) -> float:
-    until = parsedate_to_datetime(http_date)
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=timezone.utc)
-    return max(0.0, (until - datetime.now(timezone.utc)).total_seconds())

@@ -18,8 +18,8 @@ class WorkerPool(Generic[_Work]):
     """Does work in threads: the thread that went idle last is woken first.
 
     Threads that compute at the same time fight over the interpreter. So only as many are at work as it takes to have
-    one computing while the others wait for the provider: the shortest wall time of late divided by the processor time,
-    and one. A thread that has been at one piece of work for STALLED seconds is waiting, so another one may join.
+    one computing while the others wait for the provider: the shortest wall time of late divided by the processor time.
+    A thread that has been at one piece of work for STALLED seconds is waiting, so another one may join.
 
     Args:
         work: Does one piece of work. It must not raise.
@@ -123,7 +123,7 @@ class WorkerPool(Generic[_Work]):
         self._wall_seconds.append(wall)
         self._cpu_seconds.append(cpu)
         mean_cpu = sum(self._cpu_seconds) / len(self._cpu_seconds)
-        needed = 1 + min(self._most, math.ceil(min(self._wall_seconds) / max(mean_cpu, 1e-6)))
+        needed = min(self._most, math.ceil(min(self._wall_seconds) / max(mean_cpu, 1e-6)))
         needed = min(self._most, max(self.FEWEST, needed))
         grows, self._needed = needed > self._needed, needed
         if grows:

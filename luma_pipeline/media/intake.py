@@ -13,7 +13,7 @@ from luma_pipeline.media.artifacts import Artifact
 from luma_pipeline.media.buffers import BufferPool
 from luma_pipeline.media.download import Download
 from luma_pipeline.media.errors import CopyError, ErrorCode
-from luma_pipeline.media.sniff import MOV, MP4, SNIFF_BYTES, BoxWalk, MediaType, sniff
+from luma_pipeline.media.sniff import MOV, MP4, SNIFF_BYTES, BoxWalk, MediaType, declared_size, sniff
 from luma_pipeline.media.store import Upload
 from luma_pipeline.s3.uploads import UploadedPart
 
@@ -56,6 +56,7 @@ class Intake:
         self._begin = begin
         self._digest = hashlib.sha256()
         self._boxes = BoxWalk()
+        self._head = b""
         self._media_type: MediaType | None = None
         self._upload: Upload | None = None
         self._in_flight: deque[tuple[Future[UploadedPart], bytearray]] = deque()
@@ -121,7 +122,8 @@ class Intake:
                     self._boxes.feed(chunk)
                 filled += count
                 if self._media_type is None and filled >= SNIFF_BYTES:
-                    self._media_type = self._identify(bytes(view[:SNIFF_BYTES]))
+                    self._head = bytes(view[:SNIFF_BYTES])
+                    self._media_type = self._identify(self._head)
         return filled
 
     def _identify(self, head: bytes) -> MediaType:
@@ -147,13 +149,22 @@ class Intake:
         return media_type
 
     def _check_whole(self, buffer: bytearray, filled: int) -> MediaType:
-        media_type = self._media_type or self._identify(bytes(buffer[: min(filled, SNIFF_BYTES)]))
+        if self._media_type is None:
+            self._head = bytes(buffer[: min(filled, SNIFF_BYTES)])
+            self._media_type = self._identify(self._head)
+        media_type = self._media_type
         if media_type in _BOXED:
             if self._boxes.is_cut:
                 self._reject_incomplete("the file's own structure goes on beyond its {} bytes")
             if not self._boxes.is_playable:
                 self._reject_incomplete("no index (moov, moof) or no media (mdat) in the file's {} bytes")
-        if not self._download.is_length_promised and not (media_type in _BOXED and self._boxes.is_proven_whole):
+            is_proven_whole = self._boxes.is_proven_whole
+        else:
+            declared = declared_size(self._head)
+            if declared is not None and declared > self._download.position:
+                self._reject_incomplete("the file's own structure goes on beyond its {} bytes")
+            is_proven_whole = declared == self._download.position
+        if not self._download.is_length_promised and not is_proven_whole:
             self._reject_incomplete("no promised length, and nothing in the file says that its {} bytes are all")
         return media_type
 

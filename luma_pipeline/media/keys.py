@@ -66,7 +66,7 @@ class KeyTemplate:
             raise MediaSettingsError(
                 f"{where}: keys of two artifacts would meet; put a slash between {{artifact}} and {{task_id}}"
             )
-        _check_path(self._fill("x", Artifact.VIDEO) + "x", where)
+        _check_path(self._fill("x", Artifact.VIDEO) + ("mp4" if self.has_extension else ""), where)
         self.prefix = _checked_prefix(prefix)
         longest = f"{self.prefix}{self._fill(_LONGEST_SEGMENT, Artifact.LAST_FRAME)}{max(_EXTENSIONS, key=len)}"
         if len(longest.encode()) > LONGEST_KEY_BYTES:

@@ -99,6 +99,33 @@ def _by_brands(brands: bytes) -> MediaType | None:
     return None if major in _PICTURE_BRANDS | _NO_VIDEO_BRANDS else MP4
 
 
+def declared_size(head: bytes) -> int | None:
+    """How many bytes the file says it has, if its first bytes say so: WebP, and WebM that was not written live.
+
+    https://developers.google.com/speed/webp/docs/riff_container and RFC 8794, section 6 (EBML).
+    """
+    if head[:4] == b"RIFF":
+        return 8 + int.from_bytes(head[4:8], "little")
+    if head[:4] != b"\x1aE\xdf\xa3":
+        return None
+    header_size, at = _ebml_size(head, 4)
+    segment = at + (header_size or 0)
+    if header_size is None or head[segment : segment + 4] != b"\x18S\x80g":
+        return None
+    size, start = _ebml_size(head, segment + 4)
+    return None if size is None else start + size
+
+
+def _ebml_size(data: bytes, at: int) -> tuple[int | None, int]:
+    """A size as EBML writes it, None for "unknown", and where it ends."""
+    length = 9 - data[at].bit_length() if at < len(data) else 9
+    if length > 8 or at + length > len(data):
+        return None, at
+    unknown = (1 << 7 * length) - 1
+    size = int.from_bytes(data[at : at + length], "big") & unknown
+    return (None if size == unknown else size), at + length
+
+
 # A fragmented video of an hour has a few thousand; a file of nothing but tiny boxes is not worth following.
 _MOST_BOXES = 20_000
 # What stands at the top level of a file: ISO/IEC 14496-12, 14496-14 and QuickTime, https://mp4ra.org/registered-types/boxes

@@ -172,12 +172,18 @@ class Bucket:
     def check(self, prefix: str) -> None:
         """Raise BucketError unless `prefix` can be listed and lets an upload below it begin and end.
 
-        The upload is never completed, so that nothing is left behind. Nothing is asked of the bucket as a whole, which
-        keys for one prefix are not allowed.
+        The upload has one small part, which shows what the store takes, and is never completed, so that nothing is left
+        behind. Nothing is asked of the bucket as a whole, which keys for one prefix are not allowed.
         """
         with explained():
             self._store.check(prefix)
-            begin_upload(self._store, prefix + _PROBE_KEY, self._settings.as_arguments()).abort_surely()
+            upload = begin_upload(self._store, prefix + _PROBE_KEY, self._settings.as_arguments())
+            try:
+                upload.put_part(1, b"probe")
+            except S3Error:
+                upload.abort()
+                raise
+            upload.abort_surely()
 
     def head(self, key: str) -> StoredObject | None:
         """The object under a key; None when there is none."""

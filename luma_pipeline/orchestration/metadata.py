@@ -34,6 +34,7 @@ def tasks_metadata(report: TasksReport) -> Metadata:
         "repeated_task_ids": report.repeated_ids,
         "task_ids_of_earlier_partitions": report.ids_of_earlier_partitions,
         "unreadable_values": report.unreadable_values,
+        "unreadable_times": report.unreadable_times,
         "preview": dg.MetadataValue.md(_markdown(report.preview)),
     }
 

@@ -51,7 +51,7 @@ class RequestBreaker:
             threading.Thread(target=self._cut_when_due, name="s3-breaker", daemon=True).start()
 
     def close(self) -> None:
-        """End the thread that cuts: nothing is under way any more."""
+        """Nothing more is worth waiting for: after a `stop`, what is still under way is cut at once."""
         self._done.set()
 
     def _before_send(self, *, event_name: str, **_: Any) -> None:
@@ -59,18 +59,19 @@ class RequestBreaker:
             return
         seconds = time.monotonic() - self._stopped_at
         is_abort = event_name.endswith(".AbortMultipartUpload")
-        if seconds > (self._abort_seconds if is_abort else self._grace_seconds):
+        if self._done.is_set() or seconds > (self._abort_seconds if is_abort else self._grace_seconds):
             raise RequestsStoppedError
 
     def _cut_when_due(self) -> None:
-        if self._done.wait(self._grace_seconds):
-            return
-        self._cut()
-        if self._done.wait(self._abort_seconds - self._grace_seconds):
-            return
+        if not self._done.wait(self._grace_seconds):
+            self._cut()
+            self._done.wait(self._abort_seconds - self._grace_seconds)
         # Again and again: a connection may just have been made.
         while not self._done.wait(_INTERVAL_SECONDS):
             self._cut()
+        self._cut()
+        time.sleep(_INTERVAL_SECONDS)
+        self._cut()
 
     def _cut(self) -> None:
         with self._lock:

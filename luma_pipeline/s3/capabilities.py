@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import botocore.session
 
 from luma_pipeline.s3.client import sets_payload_signing
-from luma_pipeline.s3.errors import FAULTS, code_of, status_of
+from luma_pipeline.s3.errors import FAULTS, code_of, message_of, status_of
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -150,4 +150,9 @@ def _may_want_signed_payload(client: S3Client, error: Exception) -> bool:
     settings = getattr(client.meta.config, "s3", None) or {}
     if settings.get("payload_signing_enabled") is not False or code_of(error) in _ABOUT_OTHER_THINGS:
         return False
-    return status_of(error) in {400, 403, 501} and not sets_payload_signing(botocore.session.get_session())
+    text = f"{code_of(error)} {message_of(error)}".lower()
+    says_so = "unsigned" in text or "sha256" in text
+    is_denied = status_of(error) == 403 and code_of(error) != "SignatureDoesNotMatch"
+    if not is_denied and not (says_so and status_of(error) in {400, 501}):
+        return False
+    return not sets_payload_signing(botocore.session.get_session())

@@ -11,6 +11,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from luma_pipeline.s3.errors import S3SettingsError
+from luma_pipeline.s3.redaction import redact_logs
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -48,9 +49,11 @@ def make_client(*, max_connections: int, timeouts: tuple[float, float], max_atte
             **settings,
         )
         session = boto3.session.Session(botocore_session=core, region_name=os.environ.get("AWS_REGION") or None)
-        return session.client("s3", config=config)
+        client = session.client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
         raise S3SettingsError(f"cannot set up an S3 client: {error}{_hint(error)}") from None
+    redact_logs()
+    return client
 
 
 def sets_payload_signing(core: botocore.session.Session) -> bool:

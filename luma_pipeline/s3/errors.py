@@ -107,6 +107,7 @@ _CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrieval
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")
 _LONGEST_MESSAGE = 300
+_PORTAL = "check AWS_ENDPOINT_URL_S3, and that no portal or proxy stands in front of the store"
 
 
 def check_bucket_name(name: str, setting: str) -> None:
@@ -175,7 +176,8 @@ class ErrorTranslator:
             return made(S3DeniedError, f"denied while {doing} ({said}); {self._denied_hint(error)}")
         if is_bucket and status == 400:
             return made(S3SettingsError, f"cannot be reached ({said}); check AWS_ENDPOINT_URL_S3 and AWS_REGION")
-        return made(S3RequestError, f"{doing}: the store answered {status} ({said})")
+        hint = f"; the answer is not S3's: {_PORTAL}" if _is_page(error) else ""
+        return made(S3RequestError, f"{doing}: the store answered {status} ({said}){hint}")
 
     def _without_answer(self, error: Exception, doing: str, *, is_bucket: bool) -> tuple[type[S3Error], str]:
         if isinstance(error, _CREDENTIALS):
@@ -185,8 +187,7 @@ class ErrorTranslator:
         if isinstance(error, NotS3Error | ResponseParserError):
             # In the middle of a run it is one answer of many, cut or from a proxy.
             return S3SettingsError if is_bucket else S3RequestError, (
-                f"{doing}: the answer is not S3's ({_said(error)}); check AWS_ENDPOINT_URL_S3, and that no portal or "
-                "proxy stands in front of the store"
+                f"{doing}: the answer is not S3's ({_said(error)}); {_PORTAL}"
             )
         if isinstance(error, ParamValidationError | InvalidEndpointDiscoveryConfigurationError):
             return S3SettingsError, f"{doing}: {_clean(str(error))}; set {self._setting} right"
@@ -227,13 +228,17 @@ def _said(error: Exception) -> str:
     """The code and the message of the store on one line, without what may be a secret."""
     if isinstance(error, ClientError):
         message = _clean(message_of(error))
+        if _is_page(error):
+            return f"{_clean(code_of(error))}: a page of type text/html, not S3's XML"
         return f"{_clean(code_of(error))}: {message}" if message else _clean(code_of(error))
     if isinstance(error, NotS3Error):
         return _clean(str(error))
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError | ReadTimeoutError | SSLError):
         # Their text has the URL, which has no signature: boto3 signs in headers.
         return _clean(f"{type(error).__name__}: {error}")
-    if isinstance(error, HTTPClientError | BotoCoreError):
+    if isinstance(error, HTTPClientError) and isinstance(error.kwargs.get("error"), RecursionError):
+        return "redirects without end"  # boto3 follows a portal's redirect on the same connection
+    if isinstance(error, BotoCoreError):
         return type(error).__name__
     return "no XML"
 
@@ -253,4 +258,10 @@ def _region_hint(error: ClientError) -> str:
         return f"the bucket's region is {_clean(str(region))}: set AWS_REGION to it"
     if code_of(error) in _REGION:
         return "check AWS_REGION and AWS_ENDPOINT_URL_S3"
-    return "check AWS_ENDPOINT_URL_S3, and that no portal or proxy stands in front of the store"
+    return _PORTAL
+
+
+def _is_page(error: ClientError) -> bool:
+    """Whether the error is a page: boto3 makes a 500 of one with status 200."""
+    headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
+    return "text/html" in str(headers.get("content-type", "")).lower() and code_of(error).isdigit()

@@ -329,8 +329,8 @@ def write_conditions(*, only_if_absent: bool, only_if_etag: str | None) -> dict[
 
 
 def clean_etag(etag: str | None) -> str | None:
-    """An ETag without its quotation marks."""
-    return etag.strip('"') if etag else None
+    """An ETag without its quotation marks, and without the mark of a weak one, which proxies add."""
+    return (etag.removeprefix("W/").strip('"') or None) if etag else None
 
 
 def is_md5_of(etag: str | None, body: bytes | bytearray) -> bool:

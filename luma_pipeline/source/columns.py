@@ -6,7 +6,7 @@ import json
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import date
-from decimal import Decimal, InvalidOperation
+from decimal import Context, Decimal, InvalidOperation
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -53,7 +53,8 @@ def reflect(connection: sa.Connection, name: str) -> sa.Table:
     try:
         table = sa.Table(short, sa.MetaData(), schema=schema or None, autoload_with=connection)
     except sa.exc.NoSuchTableError:
-        names = sorted(sa.inspect(connection).get_table_names(schema or None))
+        inspector = sa.inspect(connection)
+        names = sorted({*inspector.get_table_names(schema or None), *inspector.get_view_names(schema or None)})
     else:
         for column in table.c:
             if isinstance(column.type, postgresql.DOMAIN):
@@ -201,7 +202,7 @@ def _conversion(kind: sa.types.TypeEngine[Any], zone: ZoneInfo) -> tuple[pa.Data
         return pa.float64(), float
     if isinstance(kind, sa.Numeric):
         scale = kind.scale if kind.scale is not None else 9
-        return pa.decimal128(38, scale), lambda value: _decimal(value, scale)
+        return pa.decimal128(_DIGITS, scale), lambda value: _decimal(value, scale)
     if isinstance(kind, sa.DateTime):
         return TIMESTAMP, lambda value: to_utc(value, zone)
     if isinstance(kind, sa.Date):
@@ -226,11 +227,16 @@ def _int64(value: Any) -> int:
     return number
 
 
+_DIGITS = 38
+_EXACT = Context(prec=2 * _DIGITS)
+"""Python's own context has 28 digits, fewer than databases and Arrow have."""
+
+
 def _decimal(value: Any, scale: int) -> Decimal | None:
     number = Decimal(str(value))
-    if not number.is_finite() or number.adjusted() >= 38 - scale:
+    if not number.is_finite() or number.adjusted() >= _DIGITS - scale:
         return None
-    return round(number, scale)
+    return number.quantize(Decimal((0, (1,), -scale)), context=_EXACT)
 
 
 def _items_unpadded(value: Any) -> Any:

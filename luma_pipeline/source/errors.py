@@ -48,7 +48,10 @@ class ErrorTranslator:
         try:
             yield
         except sa.exc.DBAPIError as error:
-            translated = self._translation(error, at_start)
+            translated: SourceTableError | SourceUnavailableError = self._translation(error, at_start)
+        except sa.exc.StatementError as error:
+            # SQLAlchemy 2.0 takes %(name)s in a condition for a parameter of its own.
+            translated = self._refused(str(error.orig))
         else:
             return
         _raise_without_context(translated)
@@ -76,9 +79,12 @@ class ErrorTranslator:
                 f"a text of {self._table!r} is not UTF-8: {said}. Correct it in the source table, or leave the row out "
                 "with LUMA_SOURCE_WHERE."
             )
+        return self._refused(said)
+
+    def _refused(self, said: str) -> SourceTableError:
         return SourceTableError(
-            f"the source database refused to read {self._table!r}: {said}. Check LUMA_SOURCE_URL, "
-            "LUMA_SOURCE_TABLE and LUMA_SOURCE_WHERE."
+            f"the source database refused to read {self._table!r}: {self._without_secrets(said)}. "
+            "Check LUMA_SOURCE_URL, LUMA_SOURCE_TABLE and LUMA_SOURCE_WHERE."
         )
 
     def _without_secrets(self, text: str) -> str:

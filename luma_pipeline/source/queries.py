@@ -9,6 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql
 
 from luma_pipeline.source.times import as_stored, is_stored_freely, outside_filter, selected, window_filter
 
@@ -35,7 +36,7 @@ class SourceQueries:
 
     def window(self, start: datetime, end: datetime) -> sa.Select[Any]:
         """The rows of [start, end) and a few around it: ID, time, carried columns."""
-        columns = [selected(self.id), selected(self.time), *(selected(column) for column in self.carried)]
+        columns = [selected(self.id), selected(self.time), *(_carried(column) for column in self.carried)]
         return sa.select(*columns).where(*self._in_window(start, end))
 
     def same_ids_elsewhere(self, start: datetime, end: datetime) -> sa.Select[Any]:
@@ -71,6 +72,22 @@ class SourceQueries:
         # No `sa.text`, which would read `:name` in it; and no type, for which some dialects would add a comparison. The
         # line break ends a comment.
         return [sa.literal_column(f"({self.where}\n)")]
+
+
+_TEXT_OF_POSTGRESQL = (postgresql.TIME, postgresql.INTERVAL, postgresql.ranges.AbstractRange)
+
+
+def _carried(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
+    """The column as it is asked for: as text where Python has no such values (24:00, a month, `infinity` in a range).
+
+    The driver would refuse the whole result for one of them.
+    """
+    kind = column.type
+    if isinstance(kind, _TEXT_OF_POSTGRESQL):
+        return sa.cast(column, sa.Text)
+    if isinstance(kind, sa.ARRAY) and isinstance(kind.item_type, (sa.DateTime, sa.Date, *_TEXT_OF_POSTGRESQL)):
+        return sa.cast(sa.func.to_jsonb(column), sa.Text)
+    return selected(column)
 
 
 def _comparable_id(column: sa.Column[Any]) -> sa.ColumnElement[Any]:

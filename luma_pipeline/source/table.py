@@ -50,9 +50,9 @@ class SourceTable:
     since: str | None = None
 
     _engine: sa.Engine | None = field(default=None, init=False, repr=False)
-    _canceller: StatementCanceller | None = field(default=None, init=False, repr=False)
     _reader: SourceReader | None = field(default=None, init=False, repr=False)
     _errors: ErrorTranslator = field(init=False, repr=False)
+    _canceller: StatementCanceller | None = field(default=None, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def __enter__(self) -> SourceTable:

@@ -10,7 +10,6 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql
 
 from luma_pipeline.luma.timestamps import parse_timestamp
 from luma_pipeline.source.errors import SourceTableError
@@ -52,7 +51,7 @@ def zone_named(name: str) -> ZoneInfo:
     cities = [zone for key, zone in sorted(known.items()) if wanted and wanted in key.split("/")]
     near = cities or [known[key] for key in difflib.get_close_matches(wanted, known, _SUGGESTED_ZONES)]
     hint = f"; do you mean {' or '.join(near[:_SUGGESTED_ZONES])}?" if near else ", such as Europe/Berlin"
-    raise SourceTableError(f"LUMA_SOURCE_TIMEZONE is {name!r}, which is no time zone of the IANA database{hint}")
+    raise SourceTableError(f"LUMA_SOURCE_TIMEZONE is {name[:40]!r}, which is no time zone of the IANA database{hint}")
 
 
 def to_utc(value: object, zone: ZoneInfo) -> datetime | None:
@@ -185,22 +184,13 @@ def _in_unit(moment: datetime, unit: int) -> sa.ColumnElement[int]:
 # Columns.
 
 _STORED_FREELY = "stored_freely"
-_NO_TIMES = (
-    sa.JSON,
-    sa.ARRAY,
-    sa.Boolean,
-    sa.Enum,
-    sa.Interval,
-    sa.LargeBinary,
-    sa.Time,
-    sa.Uuid,
-    postgresql.INTERVAL,
-)
+_WITH_TIMES = (sa.DateTime, sa.Date, sa.Integer, sa.Numeric, sa.Float, sa.String, sa.types.NullType)
 
 
 def check_time_column(column: sa.Column[Any]) -> None:
     """Raise SourceTableError for a type that holds no times."""
-    if isinstance(column.type, _NO_TIMES) and not is_stored_freely(column):
+    has_times = isinstance(column.type, _WITH_TIMES) and not isinstance(column.type, sa.Enum)
+    if not has_times and not is_stored_freely(column):
         raise SourceTableError(
             f"the column {column.name!r} (LUMA_SOURCE_TIME_COLUMN) is of type {column.type!s}, which holds no times: "
             "name a column of timestamps, dates, epoch numbers or ISO 8601 texts"

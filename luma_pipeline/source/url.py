@@ -91,7 +91,7 @@ def _with_typed_options(url: sa.URL) -> tuple[sa.URL, dict[str, Any]]:
 
     Every option of a URL is text. libpq reads its own options as text, psycopg does not read its own.
     """
-    if url.drivername not in ("postgresql+psycopg", "postgresql+psycopg_async"):
+    if url.get_driver_name() != "psycopg":
         return url, {}
     arguments: dict[str, Any] = {}
     threshold = url.query.get("prepare_threshold")
@@ -111,7 +111,7 @@ def _with_typed_options(url: sa.URL) -> tuple[sa.URL, dict[str, Any]]:
 
 def _prepare_threshold(text: str | tuple[str, ...]) -> int | None:
     if isinstance(text, str):
-        if text.strip().lower() in ("none", ""):
+        if text.strip().lower() == "none":
             return None
         if text.strip().isdecimal():
             return int(text)

@@ -97,3 +97,15 @@ def _listening(serve: Callable[[socket.socket, threading.Event], None]) -> Itera
         stopping.set()
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
+
+
+def in_turn(*answers: bytes) -> Callable[[socket.socket], None]:
+    """One of the answers for each connection, which is closed after it."""
+    left = iter(answers)
+
+    def send(connection: socket.socket) -> None:
+        if connection.fileno() < 0:
+            raise ConnectionError
+        once(next(left))(connection)
+
+    return send

@@ -38,6 +38,16 @@ WHOLE = {
     "no reason": b"HTTP/1.1 200 \r\n\r\n" + BODY,
     "gzipped": with_length(b"Content-Encoding: gzip\r\n", ZIPPED),
     "identity": with_length(b"Content-Encoding: identity\r\n", BODY),
+    "a charset as its encoding": with_length(b"Content-Encoding: utf-8\r\n", BODY),
+    "no encoding, in words": with_length(b"Content-Encoding: None\r\n", BODY),
+    "a binary encoding": with_length(b"Content-Encoding: BINARY\r\n", BODY),
+    "an upload's encoding": with_length(b"Content-Encoding: aws-chunked\r\n", BODY),
+    "an empty encoding": with_length(b"Content-Encoding:\r\n", BODY),
+    "an upload's encoding, gzipped": with_length(b"Content-Encoding: aws-chunked, gzip\r\n", ZIPPED),
+    "its length twice": with_length(b"Content-Length: %d\r\n" % len(BODY), BODY),
+    "its length twice in one header": OK + b"Content-Length: %d, %d\r\n\r\n" % (len(BODY), len(BODY)) + BODY,
+    "after an interim answer": b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n" + with_length(b"", BODY),
+    "after several": b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early\r\n\r\n" + with_length(b"", BODY),
 }
 
 
@@ -52,6 +62,11 @@ BROKEN = {
     "no bytes": (b"", "connection"),
     "no HTTP": (b"SSH-2.0-OpenSSH_9.2\r\n", "bad_http"),
     "a line without end": (b"HTTP/1.1 200 " + b"x" * 100_000, "bad_http"),
+    "no status line": (BODY, "bad_http"),
+    "only an interim answer": (b"HTTP/1.1 103 Early Hints\r\n\r\n", "connection"),
+    "lengths that do not agree": (with_length(b"Content-Length: 9\r\n", BODY), "bad_http"),
+    "lengths that do not agree in one header": (OK + b"Content-Length: 9, 5\r\n\r\n" + BODY, "bad_http"),
+    "a transfer coding unasked": (OK + b"Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "bad_http"),
     "too many headers": (OK + b"X: y\r\n" * 1000 + b"\r\n" + BODY, "bad_http"),
     "shorter than its length": (OK + b"Content-Length: 90\r\n\r\n" + BODY, "cut_body"),
     "cut in a chunk": (CHUNKED + b"90\r\n" + BODY, "cut_body"),
@@ -112,8 +127,7 @@ def test_the_answer_after_an_interim_one_is_not_taken_for_another_tasks() -> Non
         LumaClient(ProviderConfig(token="t" * 20, base_url=base_url, max_retry_seconds=0.0)) as luma,
     ):
         outcomes = [luma.fetch_one(str(number)) for number in range(3)]
-    for outcome in outcomes:
-        assert outcome.generation is None or outcome.generation["id"] == outcome.task_id
+    assert [outcome.generation and outcome.generation["id"] for outcome in outcomes] == ["0", "1", "2"]
 
 
 def test_a_kept_alive_connection_that_was_reset_is_no_failure() -> None:

@@ -51,7 +51,8 @@ class Asked:
 class FaultyCdn:
     """`add` a path with its answers: one for each request, the last for all that follow."""
 
-    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None, address: str = "127.0.0.1") -> None:
+        self.connections = 0
         self.asked: list[Asked] = []
         self.most_at_once = 0
         """The most requests whose head was not answered yet."""
@@ -64,13 +65,18 @@ class FaultyCdn:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
+            def setup(self) -> None:
+                super().setup()
+                with cdn._lock:
+                    cdn.connections += 1
+
             def do_GET(self) -> None:
                 cdn._serve(self)
 
             def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer((address, 0), Handler)
         self._server.daemon_threads = True
         self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
         if tls is not None:
@@ -89,9 +95,14 @@ class FaultyCdn:
         self._server.server_close()
 
     @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self._server.server_address[1])
+
+    @property
     def origin(self) -> str:
         """Scheme, host and port."""
-        return f"{self._scheme}://127.0.0.1:{self._server.server_address[1]}"
+        return f"{self._scheme}://127.0.0.1:{self.port}"
 
     def add(self, *answers: Answer, path: str | None = None) -> str:
         """The link to a new path with these answers."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import http.client
+import re
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,12 @@ class StoreRequest:
     is_part: bool
     is_completion: bool
     has_condition: bool
+    headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def is_listing(self) -> bool:
+        return self.method == "GET" and "list-type" in self.query
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,8 @@ class Fault:
     """An error answer, or with `status` 0 a dropped connection. `afterwards`: the store does the work before that.
 
     `text` is answered in place of the error. What `passes` reaches the store: with `keeps` only so many bytes of it,
-    and its answer comes back without the headers that `drops` names, and with `drips` in small pieces.
+    and its answer comes back without the headers that `drops` names, and with `drips` in small pieces. `flips`: the
+    last byte of what reaches the store is another. `ignores` names parts of the query that the store does not see.
     """
 
     status: int = 500
@@ -44,6 +52,11 @@ class Fault:
     keeps: int | None = None
     drops: tuple[str, ...] = ()
     drips: bool = False
+    flips: bool = False
+    ignores: tuple[str, ...] = ()
+    content_type: str = "application/xml"
+    message: str = "told to fail"
+    headers: tuple[tuple[str, str], ...] = ()
 
 
 Rule = Callable[[StoreRequest, int], "Fault | None"]
@@ -98,7 +111,14 @@ class FaultyStore:
         is_part = method == "PUT" and "partNumber" in query
         is_completion = method == "POST" and "uploadId" in query
         request = StoreRequest(
-            method, parts.path, query, is_part, is_completion, handler.headers.get("If-None-Match") is not None
+            method,
+            parts.path,
+            query,
+            is_part,
+            is_completion,
+            handler.headers.get("If-None-Match") is not None,
+            {name.lower(): value for name, value in handler.headers.items()},
+            body,
         )
         with self._lock:
             self.seen.append(request)
@@ -114,7 +134,12 @@ class FaultyStore:
         if not fault.passes:
             self._fail(handler, fault)
             return
-        status, headers, answer = self._forward(handler, body[: fault.keeps])
+        body = body[: fault.keeps]
+        if fault.flips and body:
+            body = body[:-1] + bytes([body[-1] ^ 1])
+        for name in fault.ignores:
+            handler.path = re.sub(rf"(?<=[?&]){name}=[^&]*&?", "", handler.path)
+        status, headers, answer = self._forward(handler, body)
         kept = [(name, value) for name, value in headers if name.lower() not in fault.drops]
         self._answer(handler, status, kept, answer, drips=fault.drips)
 
@@ -137,8 +162,8 @@ class FaultyStore:
             return
         text = fault.text
         if text is None:
-            text = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>told to fail</Message></Error>"
-        self._answer(handler, fault.status, [("Content-Type", "application/xml")], text.encode())
+            text = f"<?xml version='1.0'?><Error><Code>{fault.code}</Code><Message>{fault.message}</Message></Error>"
+        self._answer(handler, fault.status, [("Content-Type", fault.content_type), *fault.headers], text.encode())
 
     @staticmethod
     def _answer(

@@ -23,7 +23,11 @@ def ftyp(brand: bytes = b"isom", *compatible: bytes) -> bytes:
     return box(b"ftyp", brand + struct.pack(">I", 512) + b"".join(compatible or (b"isom", b"mp41")))
 
 
+MOOV = box(b"moov", bytes(8))
+FRAGMENTED = ftyp() + MOOV + box(b"moof", bytes(8)) + box(b"mdat", bytes(5000))
+
+
 def mp4(size: int, seed: int = 1, brand: bytes = b"isom") -> bytes:
     """An MP4 of `size` bytes: `ftyp`, a small `moov`, then one `mdat` up to the last byte."""
-    head = ftyp(brand) + box(b"moov", bytes(8))
+    head = ftyp(brand) + MOOV
     return head + box(b"mdat", random.Random(seed).randbytes(size - len(head) - 8))

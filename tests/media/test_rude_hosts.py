@@ -9,11 +9,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
+from luma_pipeline.http.guard import Guard, parse_target
 from luma_pipeline.media import Artifact, CopyCancelled, CopyRequest, CopyResult, CopyStatus, ErrorCode
-from tests.luma.raw_server import once, raw_server
+from luma_pipeline.media.transport import Transport
+from tests.luma.raw_server import in_turn, once, raw_server
 from tests.media import samples
 from tests.media.conftest import PART, Area
 from tests.media.faulty_cdn import Answer, FaultyCdn
@@ -36,18 +40,6 @@ def copy_then_another(area: Area, cdn: FaultyCdn, link: str) -> CopyResult:
 
 def ok(headers: str, body: bytes = b"") -> bytes:
     return f"HTTP/1.1 200 OK\r\n{headers}\r\n\r\n".encode() + body
-
-
-def in_turn(*answers: bytes) -> Callable[[socket.socket], None]:
-    """One of the answers for each connection, which is closed after it."""
-    left = iter(answers)
-
-    def send(connection: socket.socket) -> None:
-        if connection.fileno() < 0:
-            raise ConnectionError
-        once(next(left))(connection)
-
-    return send
 
 
 RETRY_AFTER = "Retry-After: Mon, 01 Jan 2020 00:00:00 +99999999999999999999"
@@ -170,11 +162,44 @@ def test_a_copier_closes_whatever_its_host_does(
         copier = area.copier(read_timeout=3600.0, connect_timeout=3600.0)
         future = copier.submit(CopyRequest("task", Artifact.VIDEO, f"{host}/x.mp4".replace("http", scheme)))
         assert asked.wait(30)
+        begun = time.monotonic()
         copier.close(cancel=True)
+        seconds = time.monotonic() - begun
 
         with pytest.raises(CopyCancelled):
             future.result(0)
     assert area.objects() == {}
+    assert seconds < 3  # a second is promised, of a machine that is not busy
+
+
+@pytest.mark.parametrize("waits", ["for a name", "for its turn"])
+def test_a_copier_closes_while_nothing_is_under_way(
+    area: Area, cdn: FaultyCdn, waits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolve, asked, answered = socket.getaddrinfo, threading.Event(), threading.Event()
+
+    def resolving(host: str, *args: Any, **options: Any) -> Any:
+        if host == "stalled.example":
+            asked.set()
+            answered.wait(60)
+        return resolve(host, *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolving)
+    busy = cdn.add(Answer(b"busy", 503, headers={"Retry-After": "30"}))
+    copier = area.copier()
+    future = copier.submit(
+        CopyRequest("task", Artifact.VIDEO, "http://stalled.example/x.mp4" if waits == "for a name" else busy)
+    )
+    while not (asked.is_set() or cdn.asked):
+        time.sleep(0.01)
+    begun = time.monotonic()
+    copier.close(cancel=True)
+    seconds = time.monotonic() - begun
+    answered.set()
+
+    with pytest.raises(CopyCancelled):
+        future.result(0)
+    assert seconds < 3
 
 
 def test_a_copier_closes_while_it_reads_an_object_for_its_digest(area: Area, cdn: FaultyCdn) -> None:
@@ -221,3 +246,33 @@ def test_connections_are_kept_in_a_process_with_a_thousand_open_files(area: Area
         results = [copier.copy(CopyRequest(f"task-{n}", Artifact.VIDEO, link)) for n in range(3)]
 
     assert {(result.status, result.attempts) for result in results} == {(CopyStatus.COPIED, 1)}
+
+
+def test_idle_connections_are_few_over_all_hosts_and_the_oldest_go_first(cdn: FaultyCdn) -> None:
+    """A new host for each video: a process of 256 files and sockets has to copy them all."""
+    path = urlsplit(cdn.add(FINE)).path
+    buffer = memoryview(bytearray(len(SMALL)))
+
+    with FaultyCdn(address="0.0.0.0") as everywhere:
+        everywhere.add(FINE, path=path)
+        transport = Transport(Guard(allow_private_addresses=True), (5.0, 5.0), 4, threading.Event())
+
+        def fetch(number: int) -> None:
+            target = parse_target(f"http://127.0.0.{number}:{everywhere.port}{path}")
+            response = transport.get(target, {}, time.monotonic() + 10)
+            while response.readinto(buffer):
+                pass
+            response.release()
+
+        before = len(os.listdir("/proc/self/fd"))
+        for number in range(2, 122):
+            fetch(number)
+        opened = len(os.listdir("/proc/self/fd")) - before
+        made = everywhere.connections
+        fetch(121)
+        kept, made = everywhere.connections - made, everywhere.connections
+        fetch(2)
+        transport.close()
+
+    assert opened < 60  # both ends of a connection are in this process
+    assert (kept, everywhere.connections - made) == (0, 1)

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA, Identities, ManifestRows, digests_of
+from luma_pipeline.dataset import manifest
+from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA, Identities, ResultRows
 
 SOME = 2_500
 """More than two pages."""
@@ -35,58 +36,78 @@ def row(number: int, artifact: str = "video") -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("in_tables", [True, False])
-def test_rows_are_found_and_taken_in_any_order(in_tables: bool) -> None:
-    rows = ManifestRows()
+def test_identities_are_found_in_any_order(in_tables: bool) -> None:
+    identities = Identities()
     written = [row(number) for number in range(SOME)]
     if in_tables:
-        rows.extend(pa.Table.from_pylist(written[:1_700], VIDEOS_SCHEMA))
-        rows.extend(pa.Table.from_pylist(written[1_700:], VIDEOS_SCHEMA))
+        identities.extend(pa.Table.from_pylist(written[:1_700], VIDEOS_SCHEMA))
+        identities.extend(pa.Table.from_pylist(written[1_700:], VIDEOS_SCHEMA))
     else:
-        for one in written:
-            rows.append(one)
-    assert len(rows) == SOME
-    wanted = random.Random(1).sample(range(SOME), 700)
-    places = rows.find(digests_of([written[number]["task_id"] for number in wanted], "video"))
-    assert places.tolist() == wanted
-    assert rows.take(places)["size_bytes"].to_pylist() == wanted
-    assert [rows.row(place, ["size_bytes"])["size_bytes"] for place in places.tolist()] == wanted
+        assert [identities.append(one["task_id"], "video") for one in written] == list(range(SOME))
+    assert len(identities) == SOME
+    searched = random.Random(1).sample(range(SOME), 700)
+    ids = pa.array([written[number]["task_id"] for number in searched])
+    assert identities.find(ids, "video").tolist() == searched
+    assert [identities.find_one(task_id, "video") for task_id in ids.to_pylist()] == searched
 
 
-def test_an_artifact_that_has_no_row_is_not_found() -> None:
-    rows = ManifestRows()
-    assert rows.find(digests_of(["a"], "video")).tolist() == [-1]
-    rows = ManifestRows()
-    rows.append(row(0))
-    assert rows.find(digests_of([row(0)["task_id"], row(1)["task_id"]], "video")).tolist() == [0, -1]
-    assert rows.find(digests_of([row(0)["task_id"]], "thumbnail")).tolist() == [-1]
-    assert rows.take(np.empty(0, dtype=np.int64)).schema == VIDEOS_SCHEMA
-
-
-def test_the_rows_of_an_older_version_have_nulls_for_what_it_did_not_know() -> None:
-    rows = ManifestRows()
-    table = pa.Table.from_pylist([row(0)], VIDEOS_SCHEMA).drop_columns(["etag"])
-    rows.extend(table)
-    assert rows.row(0, ["key", "etag"]) == {"key": row(0)["key"], "etag": None}
-
-
-def test_an_identity_that_would_be_lost_is_refused() -> None:
+def test_an_artifact_that_is_not_there_is_not_found() -> None:
     identities = Identities()
-    identities.add("a", "video")
-    assert identities.find(digests_of(["a", "b"], "video")).tolist() == [0, -1]
-    with pytest.raises(AssertionError, match="after the first look"):
-        identities.add("b", "video")
+    assert identities.find(pa.array(["a"]), "video").tolist() == [-1]
+    assert identities.find_one("a", "video") == -1
+    identities.forget()
+    identities.append("a", "thumbnail")
+    identities.append("a", "video")
+    assert identities.find(pa.array(["a", "b"]), "video").tolist() == [1, -1]
+    assert identities.find(pa.array(["a"]), "last_frame").tolist() == [-1]
+    assert [identities.find_one("a", name) for name in ("video", "thumbnail", "last_frame")] == [1, 0, -1]
 
 
-def test_a_row_takes_less_than_250_bytes() -> None:
+def test_what_is_added_after_a_search_is_found_when_the_search_is_forgotten() -> None:
+    identities = Identities()
+    identities.append("a", "video")
+    assert identities.find(pa.array(["a", "b"]), "video").tolist() == [0, -1]
+    identities.append("b", "video")
+    identities.forget()
+    assert identities.find(pa.array(["a", "b"]), "video").tolist() == [0, 1]
+
+
+def test_rows_are_taken_in_any_order_whether_in_memory_or_on_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched = random.Random(1).sample(range(SOME), 700)
+    for limit in (16 * 1024 * 1024, 1):
+        monkeypatch.setattr(manifest, "_BYTES_IN_MEMORY", limit)
+        rows = ResultRows()
+        assert [rows.append(row(number)) for number in range(SOME)] == list(range(SOME))
+        assert rows.take(np.array(searched))["size_bytes"].to_pylist() == searched
+        assert rows.take(np.empty(0, dtype=np.int64)).schema == VIDEOS_SCHEMA
+        rows.close()
+
+
+def test_a_row_takes_less_than_60_bytes_to_be_found_and_less_than_250_to_be_held() -> None:
     written = [row(number) for number in range(4 * SOME)]
-    pool = pa.default_memory_pool().bytes_allocated()
-    tracemalloc.start()
-    try:
-        rows = ManifestRows()
-        for one in written:
-            rows.append(one)
-        rows.find(digests_of(["a"], "video"))
-        taken, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert taken + pa.default_memory_pool().bytes_allocated() - pool < 250 * len(written)
+    for limit, add in ((60, _found), (250, _held)):
+        pool = pa.default_memory_pool().bytes_allocated()
+        tracemalloc.start()
+        try:
+            kept = add(written)
+            taken, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert taken + pa.default_memory_pool().bytes_allocated() - pool < limit * len(written)
+        del kept
+
+
+def _found(written: list[dict[str, Any]]) -> Identities:
+    identities = Identities()
+    for one in written:
+        identities.append(one["task_id"], "video")
+    identities.find(pa.array(["a"]), "video")
+    identities.forget()
+    return identities
+
+
+def _held(written: list[dict[str, Any]]) -> ResultRows:
+    rows = ResultRows()
+    for one in written:
+        rows.append(one)
+    return rows

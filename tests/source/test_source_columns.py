@@ -144,6 +144,35 @@ def test_a_carried_column_of_a_type_of_postgresql_alone(
     _carry(Database(postgres_url), kind, stored, arrow, expected)
 
 
+UNUSUAL: list[tuple[str, str, Any]] = [
+    ("time", "24:00", "24:00:00"),
+    ("interval", "1 mon 2 days", "1 mon 2 days"),
+    ("tsrange", "[2024-12-24,infinity)", '["2024-12-24 00:00:00",infinity)'),
+    ("daterange", "[0044-03-15 BC,)", '["0044-03-15 BC",)'),
+    ("datemultirange", "{[2024-12-24,infinity)}", "{[2024-12-24,infinity)}"),
+    ("timestamp[]", "{infinity,NULL,2024-12-24}", '["infinity", null, "2024-12-24T00:00:00"]'),
+    ("date[]", "{-infinity}", '["-infinity"]'),
+    ("numeric(38,30)", "1.5", Decimal("1.5")),
+    ("numeric(38,0)", "9" * 38, Decimal("9" * 38)),
+    ("numeric", "12345678901234567890123456.123456789", Decimal("12345678901234567890123456.123456789")),
+    ("int[]", "{1,NULL}", "[1, null]"),
+    ("jsonpath", "$.a", '$."a"'),
+]
+
+
+@pytest.mark.parametrize(("kind", "stored", "expected"), UNUSUAL, ids=[f"{case[0]} {case[1][:9]}" for case in UNUSUAL])
+def test_a_carried_value_that_python_has_not_is_read_all_the_same(
+    postgres_url: str, kind: str, stored: str, expected: Any
+) -> None:
+    database = Database(postgres_url)
+    database.run(
+        f"CREATE TABLE generations (task_id TEXT, submitted_at TIMESTAMP, extra {kind})",
+        f"INSERT INTO generations VALUES ('a', '2024-12-24', '{stored}'), ('b', '2024-12-24', NULL)",
+    )
+    found = database.read(columns=["extra"])
+    assert (found.table["extra"].to_pylist(), found.unreadable_values) == ([expected, None], 0)
+
+
 def _carry(database: Database, kind: Any, stored: Any, arrow: pa.DataType, expected: Any) -> None:
     rows = [
         {"task_id": "a", "submitted_at": AT, "extra": stored},

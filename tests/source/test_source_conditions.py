@@ -22,6 +22,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
     return database_of(request, tmp_path)
 
 
+NOT_ON_2_0 = pytest.mark.skipif(
+    sa.__version__.startswith("2.0."), reason="SQLAlchemy 2.0 takes %(name)s for its own on SQLite and MySQL"
+)
 KINDS = {
     "backslash": r"a\:b",
     "binds": ":name %s ?",
@@ -38,13 +41,7 @@ EVERYWHERE: list[Any] = [
     ("kind LIKE '%100%%'", ["percent"]),
     ("kind = 'x' OR kind = 'a:b'", ["colon", "plain"]),
     ("kind = ':name %s ?'", ["binds"]),
-    pytest.param(
-        "kind = '%(name)s'",
-        ["named"],
-        marks=pytest.mark.skipif(
-            sa.__version__.startswith("2.0."), reason="SQLAlchemy 2.0 takes it for a parameter of its own on SQLite"
-        ),
-    ),
+    pytest.param("kind = '%(name)s'", ["named"], marks=NOT_ON_2_0),
     (r"kind = 'a\:b'", ["backslash"]),
     ("kind = 'it''s; \"x\"'", ["quote"]),
     ("kind = 'a\nb'", ["lines"]),
@@ -126,11 +123,17 @@ def test_a_condition_that_is_no_sql_is_told_with_its_setting(database: Database,
     source.close()
 
 
+CONDITIONS = [
+    "flags & 4",
+    "kind = ':a %s ?' OR kind = '100%' -- c",
+    r"a\:b = N'x'",
+    pytest.param("kind = '%(b)s'", marks=NOT_ON_2_0),
+]
 DIALECTS = ["mssql+pyodbc", "mssql+pymssql", "oracle+oracledb", "mysql+pymysql", "postgresql+psycopg", "sqlite"]
 
 
 @pytest.mark.parametrize("name", DIALECTS)
-@pytest.mark.parametrize("condition", ["flags & 4", "kind = ':a %(b)s ?' OR kind = '100%' -- c", r"a\:b = N'x'"])
+@pytest.mark.parametrize("condition", CONDITIONS)
 def test_no_dialect_adds_anything_to_a_condition(name: str, condition: str) -> None:
     dialect = sa.make_url(f"{name}://").get_dialect()()
     table = generations(sa.DateTime, id_type=sa.CHAR(64))
@@ -147,3 +150,13 @@ def test_no_dialect_adds_anything_to_a_condition(name: str, condition: str) -> N
         # A parenthesis of ours that a comment cannot hide, and no comparison with a truth value after it.
         assert re.search(re.escape(f"({stands}\n)") + r"(?!\s*[=<>])", sql), sql
         assert sql.count(stands) == (2 if statement is statements[1] else 1)
+
+
+def test_what_looks_like_a_parameter_of_sqlalchemy_is_read_or_refused(tmp_path: Path) -> None:
+    """Version 2.0 reads it as its own on SQLite, and the error names the setting."""
+    database = _created(Database(f"sqlite:///{tmp_path / 'source.db'}"))
+    if sa.__version__.startswith("2.0."):
+        with pytest.raises(SourceTableError, match="LUMA_SOURCE_WHERE"):
+            database.ids(where="kind = '%(name)s'")
+    else:
+        assert database.ids(where="kind = '%(name)s'") == ["named"]

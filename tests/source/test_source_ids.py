@@ -175,7 +175,21 @@ def test_a_type_that_holds_no_ids_is_refused(postgres_url: str, kind: str) -> No
 
 
 @pytest.mark.parametrize(
-    "kind", ["JSONB", "TIMESTAMP[]", "whens", "BOOLEAN", "TIME", "INTERVAL", "UUID", "BYTEA", "mood"]
+    "kind",
+    [
+        "JSONB",
+        "TIMESTAMP[]",
+        "whens",
+        "BOOLEAN",
+        "TIME",
+        "INTERVAL",
+        "UUID",
+        "BYTEA",
+        "mood",
+        "INET",
+        "tsrange",
+        "money",
+    ],
 )
 def test_a_type_that_holds_no_times_is_refused(postgres_url: str, kind: str) -> None:
     database = Database(postgres_url)

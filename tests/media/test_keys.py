@@ -1,0 +1,161 @@
+"""Templates of keys: what is accepted gives no two artifacts one key, and the rest is refused with the setting."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from luma_pipeline.errors import ConfigurationError
+from luma_pipeline.media import Artifact, MediaSettingsError, TransferConfig
+from luma_pipeline.media.keys import KeyTemplate
+
+LITERALS = st.text(alphabet="/_-.vraw", max_size=5) | st.sampled_from(
+    ["_raw", "_raw_", "raw", "video", "video_raw", "/"]
+)
+# Names that may be confused with an artifact, and with each other.
+TASKS = st.text(alphabet="_-.vraw1/ideo", min_size=1, max_size=12) | st.sampled_from(
+    ["raw_1", "1", "_raw1", "raw", "video", "video_raw", "_raw_raw", "a", "a.b", "x" * 200, "raw_" + "x" * 124]
+)
+
+
+@st.composite
+def templates(draw: st.DrawFn) -> str:
+    first, second = draw(st.permutations(["{task_id}", "{artifact}"]))
+    end = draw(st.sampled_from(["", ".{extension}"]))
+    return f"{draw(LITERALS)}{first}{draw(LITERALS)}{second}{draw(LITERALS)}{end}"
+
+
+def accepted(template: str) -> KeyTemplate | None:
+    try:
+        return KeyTemplate(template, "p")
+    except MediaSettingsError:
+        return None
+
+
+@settings(max_examples=1500)
+@given(templates(), TASKS, TASKS, st.sampled_from(Artifact), st.sampled_from(Artifact), st.data())
+def test_an_accepted_template_never_gives_two_artifacts_one_key(
+    text: str, one: str, other: str, artifact: Artifact, another: Artifact, data: st.DataObject
+) -> None:
+    template = accepted(text)
+    if template is None:
+        return
+    # The other task may be made to look like the rest of the first one's key.
+    other = data.draw(st.sampled_from([other, f"raw{one}", f"_raw{one}", f"raw_{one}", f"_raw_{one}", f"{one}video"]))
+    for extension in ("mp4", "mov"):
+        same_key = template.key(one, artifact, "mp4") == template.key(other, another, extension)
+        assert same_key == ((one, artifact, "mp4") == (other, another, extension if template.has_extension else "mp4"))
+    assert (template.key_base(one, artifact) == template.key_base(other, another)) == (
+        (one, artifact) == (other, another)
+    )
+
+
+@settings(max_examples=300)
+@given(templates(), TASKS, st.sampled_from(Artifact))
+def test_an_accepted_template_gives_paths_that_every_tool_reads_alike(text: str, task: str, artifact: Artifact) -> None:
+    template = accepted(text)
+    if template is None:
+        return
+    key = template.key(task, artifact, "mp4")
+    assert not {"", ".", ".."} & set(key.split("/"))
+    assert template.is_ours(key)
+    assert len(key.encode()) <= 1024
+
+
+REFUSED_TEMPLATES = [
+    "a//{task_id}/{artifact}",
+    "{task_id}//{artifact}.{extension}",
+    "/{task_id}/{artifact}",
+    "{task_id}/{artifact}/",
+    "./{task_id}/{artifact}",
+    "a/../{task_id}/{artifact}",
+    "{task_id}/./{artifact}",
+    "{task_id}/../{artifact}.{extension}",
+    "a\0{task_id}/{artifact}",
+    "{task_id}/{artifact}\n",
+    "{task_id}\t{artifact}",
+    "{task_id}/\x7f{artifact}",
+    "{task_id}/\x85{artifact}",
+    "{task_id}/\u2028{artifact}",
+    "{task_id}/\ud800{artifact}",
+    "{artifact}_{task_id}",
+    "{artifact}{task_id}",
+    "{artifact}_{task_id}.{extension}",
+    "{artifact}_raw_{task_id}",
+    "videos/{artifact}_{task_id}",
+    "{task_id:.4}/{artifact}",
+    "{task_id:>40}/{artifact}",
+    "{task_id:}x{artifact:s}",
+    "{task_id!r}/{artifact}",
+    "{task_id}/{artifact!s}",
+    "{task_id.x}/{artifact}",
+    "{task_id[0]}/{artifact}",
+    "{task_id.__class__}/{artifact}",
+    "{}/{task_id}/{artifact}",
+    "{0}/{task_id}/{artifact}",
+    "{date}/{task_id}/{artifact}",
+    "{task_id}/{task_id}/{artifact}",
+    "{task_id}/{artifact}/{artifact}",
+    "{task_id}/{extension}/{artifact}.{extension}",
+    "{task_id}/{artifact}{extension}",
+    "{task_id}/{artifact",
+    "{task_id}/artifact}",
+    "{artifact}",
+    "{task_id}",
+    "",
+    "x" * 1000 + "/{task_id}/{artifact}",
+    "é" * 450 + "/{task_id}/{artifact}",
+]
+
+
+@pytest.mark.parametrize("template", REFUSED_TEMPLATES)
+def test_templates_that_cannot_work_are_refused_with_the_settings_name(template: str) -> None:
+    with pytest.raises(ValueError, match="LUMA_KEY_TEMPLATE") as caught:
+        TransferConfig(bucket="my-videos", key_template=template)
+    assert isinstance(caught.value, ConfigurationError)
+    assert str(caught.value).isprintable()
+
+
+REFUSED_PREFIXES = [
+    "a//b",
+    "//a",
+    "a//",
+    ".",
+    "..",
+    "a/../b",
+    "./a",
+    "a/.",
+    "a\0b",
+    "a\nb",
+    "a/\x1f",
+    "\ud800",
+    "a" * 1000,
+]
+
+
+@pytest.mark.parametrize("prefix", REFUSED_PREFIXES)
+def test_prefixes_that_cannot_work_are_refused_with_the_settings_name(prefix: str) -> None:
+    with pytest.raises(ValueError, match="LUMA_S3_PREFIX") as caught:
+        TransferConfig(bucket="my-videos", prefix=prefix)
+    assert isinstance(caught.value, ConfigurationError)
+    assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
+    ("template", "prefix", "key"),
+    [
+        ("{task_id}/{artifact}.{extension}", "luma", "luma/a/video.mp4"),
+        ("{task_id}-{artifact}", "luma/", "luma/a-video"),
+        ("{artifact}/{task_id}.{extension}", "", "video/a.mp4"),
+        ("{artifact}-{task_id}.{extension}", "a/b", "a/b/video-a.mp4"),
+        ("{{x}}/{task_id}_{artifact}.{extension}", "Ü ber", "Ü ber/{x}/a_video.mp4"),
+    ],
+)
+def test_templates_that_work(template: str, prefix: str, key: str) -> None:
+    assert (
+        TransferConfig(bucket="my-videos", prefix=prefix, key_template=template).template.key(
+            "a", Artifact.VIDEO, "mp4"
+        )
+        == key
+    )
