@@ -183,7 +183,6 @@ class RunChecks:
             ANSWERS_MATCH_TASKS,
             not self._mismatched,
             {"mismatched": self._mismatched, **_shown("examples", examples)},
-            severity=dg.AssetCheckSeverity.ERROR,
         )
 
     def _of_videos(self) -> Iterator[dg.AssetCheckEvaluation]:
