@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime, timedelta, timezone
+from difflib import SequenceMatcher
 from typing import Annotated, Any
 
 import dagster as dg
@@ -13,8 +16,8 @@ from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWr
 
 from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.videos import artifacts_from
-from luma_pipeline.luma import DEFAULT_BASE_URL, SPECS
-from luma_pipeline.media import LinkSource
+from luma_pipeline.luma import SPECS, ProviderConfig
+from luma_pipeline.media import LinkSource, TransferConfig
 from luma_pipeline.orchestration.assets import PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
 from luma_pipeline.orchestration.checks import Thresholds
@@ -26,8 +29,14 @@ from luma_pipeline.orchestration.resources.provider import LumaProvider
 from luma_pipeline.orchestration.resources.source import LumaSource
 from luma_pipeline.orchestration.specs import IO_MANAGER_KEY, asset_specs
 from luma_pipeline.s3.uploads import LARGEST_PART_COUNT, SMALLEST_PART_BYTES
+from luma_pipeline.source.table import SourceTable
 
 __all__ = ["ENVIRONMENT", "LumaPipelineComponent"]
+
+_log = logging.getLogger(__name__)
+
+# Only for its defaults.
+_TRANSFER = TransferConfig(bucket="any-bucket")
 
 _SECRET: dict[str, Any] = {"dagster__is_secret": True}
 
@@ -78,43 +87,57 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     )
     s3_bucket: str = Field(default=dg.EnvVar("LUMA_S3_BUCKET"), description="Bucket for the videos; it must exist.")
 
-    source_id_column: str = Field(default="task_id", description="Column with the task IDs.")
-    source_time_column: str = Field(default="submitted_at", description="Column with the time of submission.")
+    source_id_column: str = Field(default=SourceTable.id_column, description="Column with the task IDs.")
+    source_time_column: str = Field(default=SourceTable.time_column, description="Column with the time of submission.")
     source_columns: list[str] = Field(default=[], description="Further columns to carry along.")
     source_where: str | None = Field(default=None, description="SQL condition that rows must meet.")
-    source_timezone: str = Field(default="UTC", description="Zone of times stored without one.")
+    source_timezone: str = Field(default=SourceTable.timezone, description="Zone of times stored without one.")
 
-    base_url: str = Field(default=DEFAULT_BASE_URL, description="Scheme and host of the provider.")
-    dialect: str = Field(default="gateway", description="`gateway`, or `luma` for Luma's own API.")
+    base_url: str = Field(default=ProviderConfig.base_url, description="Scheme and host of the provider.")
+    dialect: str = Field(default=ProviderConfig.spec.name, description="`gateway`, or `luma` for Luma's own API.")
     requests_per_second: _Positive | None = Field(
-        default=None, description="The provider's limit; found out if not set."
+        default=ProviderConfig.requests_per_second, description="The provider's limit; found out if not set."
     )
-    burst: _Count = Field(default=1, description="Requests that may leave at once under that limit.")
-    max_concurrency: _Count = Field(default=16, description="Most requests under way at one moment.")
-    batch_size: _Count | None = Field(default=None, description="Ask for this many tasks in one request.")
+    burst: _Count = Field(default=ProviderConfig.burst, description="Requests that may leave at once under that limit.")
+    max_concurrency: _Count = Field(
+        default=ProviderConfig.max_concurrency, description="Most requests under way at one moment."
+    )
+    batch_size: _Count | None = Field(
+        default=ProviderConfig.batch_size, description="Ask for this many tasks in one request."
+    )
+    verify_task_id: bool = Field(
+        default=ProviderConfig.verify_task_id,
+        description="Take an answer only if it names the task that was asked for, or none; false for gateways whose "
+        "answers have IDs of their own.",
+    )
 
-    s3_prefix: str = Field(default="", description="Prefix of every key.")
-    key_template: str = Field(default="{task_id}/{artifact}.{extension}", description="Key below the prefix.")
-    artifacts: list[str] = Field(default=["video"], description="video, video_raw, thumbnail, last_frame.")
+    s3_prefix: str = Field(default=_TRANSFER.prefix, description="Prefix of every key.")
+    key_template: str = Field(default=_TRANSFER.key_template, description="Key below the prefix.")
+    artifacts: list[str] = Field(
+        default=[artifact.value for artifact in Policies.artifacts],
+        description="video, video_raw, thumbnail, last_frame.",
+    )
     link_preference: list[str] = Field(
-        default=["download_url", "url"],
+        default=[source.value for source in Policies.link_preference],
         description="Which of a video's links is taken first: download_url, url, or unwatermarked, for which the "
         "gateway is asked by a request of its own.",
     )
-    copy_workers: _Count = Field(default=8, description="Artifacts fetched at the same time.")
-    copy_max_seconds: _Positive = Field(default=3600.0, description="Seconds for one artifact as a whole.")
+    copy_workers: _Count = Field(default=_TRANSFER.max_workers, description="Artifacts fetched at the same time.")
+    copy_max_seconds: _Positive = Field(
+        default=_TRANSFER.limits.max_seconds, description="Seconds for one artifact as a whole."
+    )
     allowed_media_hosts: list[str] = Field(default=[], description="Hosts to copy from; empty: any public host.")
     allow_private_media: bool = Field(default=False, description="Copy from private addresses too: for the sandbox.")
-    max_video_bytes: _Count = Field(default=20 * 1024**3, description="Larger artifacts are refused.")
+    max_video_bytes: _Count = Field(default=_TRANSFER.limits.max_bytes, description="Larger artifacts are refused.")
     part_size_bytes: _PartSize = Field(
-        default=8 * 1024**2,
+        default=_TRANSFER.part_size_bytes,
         description="Bytes of a part of a multipart upload; at least 5 MiB, and max_video_bytes / 10,000.",
     )
     orphans_older_than_hours: _NotNegative = Field(
-        default=24.0,
+        default=Policies.orphans_older_than_seconds / 3600,
         description="Age at which uploads that killed runs left below the prefix are aborted.",
     )
-    overwrite: bool = Field(default=False, description="Copy anew what is in the bucket already.")
+    overwrite: bool = Field(default=_TRANSFER.overwrite, description="Copy again what is in the bucket already.")
     server_side_encryption: str | None = Field(default=None, description="AES256 or aws:kms.")
     sse_kms_key_id: str | None = Field(default=None, description="KMS key for aws:kms.")
     storage_class: str | None = Field(default=None, description="S3 storage class, such as STANDARD_IA.")
@@ -126,9 +149,11 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     partitions: str = Field(default="daily", description="hourly, daily, weekly or monthly, on the submitted time.")
     partitions_start: str = Field(default="2024-01-01", description="Date in the first partition.")
     partitions_timezone: str = Field(default="UTC", description="Time zone of the partitions' bounds.")
-    partitions_per_run: _Count = Field(default=50, description="Partitions that share a run in a backfill.")
+    partitions_per_run: _Count = Field(
+        default=PipelineSettings.partitions_per_run, description="Partitions that share a run in a backfill."
+    )
     late_rows_minutes: _NotNegative = Field(
-        default=15.0,
+        default=Policies.late_rows_seconds / 60,
         description="Minutes after a period's end until which rows may still be committed; it is read again until "
         "then.",
     )
@@ -139,26 +164,30 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         default=1.0,
         description="Hours without a materialization after which the assets count as stale; 0: never.",
     )
-    max_failed_share: _NotNegative = Field(default=0.5, description="Share of failed tasks at which the check fails.")
-    max_not_found_share: _NotNegative = Field(
-        default=0.2, description="Share of tasks not found at which the check fails."
+    max_failed_share: _NotNegative = Field(
+        default=Thresholds.failed, description="Share of failed tasks at which the check fails."
     )
-    max_error_share: _NotNegative = Field(default=0.1, description="Share of tasks in error at which the check fails.")
+    max_not_found_share: _NotNegative = Field(
+        default=Thresholds.not_found, description="Share of tasks not found at which the check fails."
+    )
+    max_error_share: _NotNegative = Field(
+        default=Thresholds.error, description="Share of tasks in error at which the check fails."
+    )
     objects_checked: _CountOrAll = Field(
-        default=50,
+        default=-1 if Policies.objects_checked is None else Policies.objects_checked,
         description="Objects of a run that the check videos_in_bucket looks up in the store; -1: all.",
     )
 
     retry_delay_seconds: _NotNegative = Field(
-        default=30.0,
+        default=PipelineSettings.retry_delay_seconds,
         description="Seconds until partitions that failed are tried once more in the same run.",
     )
     give_up_after_hours: _NotNegative = Field(
-        default=72.0,
+        default=Policies.give_up_after_seconds / 3600,
         description="Tasks older than this are no longer awaited when not found or not copied.",
     )
     checkpoint_hours: _NotNegative = Field(
-        default=6.0,
+        default=Policies.checkpoint_seconds / 3600,
         description="Age up to which answers of a broken run are taken up.",
     )
     group: str = Field(default="luma", description="Asset group.")
@@ -187,17 +216,25 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> LumaPipelineComponent:
         """The component with every setting that its environment variable gives.
 
-        The variables of secrets and of places are read when a run starts, not here, so that definitions load without
-        them and a run names what it misses.
+        The variables that have no default are read when a run starts, not here, so that definitions load without them
+        and a run names what it misses. Until then the log says what they are for. It also names a variable that looks
+        like a misspelt setting; others that begin with LUMA_ are left alone, as they may be another program's.
 
         Raises:
             ValueError: A variable's text is no value of its setting, or out of its bounds; the message names it.
         """
         values: dict[str, Any] = {}
+        missing: list[str] = []
+        _warn_of_misspelt(environment)
         for name, variable in ENVIRONMENT.items():
             text = environment.get(variable, "").strip()
-            if text and not isinstance(cls.model_fields[name].default, dg.EnvVar):
+            if isinstance(cls.model_fields[name].default, dg.EnvVar):
+                if not text:
+                    missing.append(f"{variable} ({(cls.model_fields[name].description or '').rstrip('.')})")
+            elif text:
                 values[name] = _parsed(cls.model_fields[name].annotation, text, variable)
+        if missing:
+            _log.warning("runs will fail until these variables are set: %s", "; ".join(missing))
         try:
             return cls(**values)
         except ValidationError as error:
@@ -220,7 +257,8 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         self._check_together()
         partitions = partitions_definition(_frequency(self.partitions), self.partitions_start, self.partitions_timezone)
         freshness = timedelta(hours=self.freshness_hours) if self.freshness_hours else None
-        specs = asset_specs(self.group, self.owners, partitions, freshness=freshness)
+        with _naming("LUMA_GROUP, LUMA_OWNERS"):
+            specs = asset_specs(self.group, self.owners, partitions, freshness=freshness)
         policies = Policies(
             artifacts=artifacts_from(self.artifacts),
             link_preference=_link_preference(self.link_preference, self.dialect),
@@ -240,9 +278,10 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         running = self.schedule_enabled
         revisits = RevisitPolicy(give_up_after=policies.give_up_after_seconds)
         per_run = self.partitions_per_run
-        schedule = build_schedule(
-            job, partitions, self.schedule_cron, revisits, partitions_per_run=per_run, running=running
-        )
+        with _naming("LUMA_SCHEDULE_CRON"):
+            schedule = build_schedule(
+                job, partitions, self.schedule_cron, revisits, partitions_per_run=per_run, running=running
+            )
         sensor = build_sensor(job, partitions, revisits, partitions_per_run=per_run, running=running)
         return dg.Definitions(
             assets=[build_pipeline(specs, partitions, settings)],
@@ -255,7 +294,7 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     def _check_together(self) -> None:
         """Raise ValueError for settings that cannot be, or not beside each other."""
         if self.dialect not in SPECS:
-            raise ValueError(f"LUMA_DIALECT must be gateway or luma, not {self.dialect!r}")
+            raise ValueError(f"LUMA_DIALECT must be {' or '.join(SPECS)}, not {self.dialect!r}")
         smallest = -(-self.max_video_bytes // LARGEST_PART_COUNT)
         if self.part_size_bytes < smallest:
             raise ValueError(
@@ -293,6 +332,7 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
                 requests_per_second=self.requests_per_second,
                 burst=self.burst,
                 batch_size=self.batch_size,
+                verify_task_id=self.verify_task_id,
             ),
             "luma_bucket": VideoBucket(
                 bucket=self.s3_bucket,
@@ -340,6 +380,36 @@ def _resource(
     return dg.ResourceDefinition(ready, config_schema=schema, description=kind.__doc__)
 
 
+@contextmanager
+def _naming(variables: str) -> Iterator[None]:
+    """Name the variables of settings that Dagster refuses."""
+    try:
+        yield
+    except dg.DagsterError as error:
+        raise ValueError(f"{variables}: {error}") from None
+
+
+def _warn_of_misspelt(environment: Mapping[str, str]) -> None:
+    """Say which variables look like a setting's that is misspelt, and are read by nobody."""
+    settings = set(ENVIRONMENT.values())
+    for variable in sorted(environment):
+        if not variable.upper().startswith("LUMA") or variable in settings:
+            continue
+        likeness, nearest = max((_likeness(variable, setting), setting) for setting in settings)
+        # A name that is only somewhat alike is no slip where the setting has been given as well.
+        if likeness >= _MISSPELT or (likeness >= _MAYBE_MISSPELT and nearest not in environment):
+            _log.warning("%s is not a setting and is not read. Did you mean %s?", variable, nearest)
+
+
+_MISSPELT, _MAYBE_MISSPELT = 0.85, 0.7
+
+
+def _likeness(variable: str, setting: str) -> float:
+    """How alike two names are (0..1), without the prefix that all have."""
+    own = variable.upper().removeprefix("LUMA").removeprefix("_")
+    return SequenceMatcher(None, own, setting.removeprefix("LUMA_")).ratio()
+
+
 def _frequency(name: str) -> Frequency:
     try:
         return Frequency(name)
@@ -353,8 +423,8 @@ def _link_preference(names: list[str], dialect: str) -> tuple[LinkSource, ...]:
     except ValueError:
         there = ", ".join(source.value for source in LinkSource)
         raise ValueError(f"LUMA_LINK_PREFERENCE must be some of {there}, not {', '.join(names)}") from None
-    if LinkSource.UNWATERMARKED in preference and dialect != "gateway":
-        raise ValueError("LUMA_LINK_PREFERENCE: unwatermarked is a link of the gateway's, not of the dialect luma")
+    if LinkSource.UNWATERMARKED in preference and SPECS[dialect].unwatermarked is None:
+        raise ValueError(f"LUMA_LINK_PREFERENCE: the dialect {dialect} has no request for an unwatermarked link")
     return preference
 
 

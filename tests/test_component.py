@@ -112,6 +112,11 @@ BAD = [
     ("LUMA_OVERWRITE", "maybe"),
     ("LUMA_PARTITIONS", "yearly"),
     ("LUMA_PARTITIONS_START", "24.12.2024"),
+    ("LUMA_PARTITIONS_TIMEZONE", "Europe/Berln"),
+    ("LUMA_SCHEDULE_CRON", "often"),
+    ("LUMA_OWNERS", "nobody"),
+    ("LUMA_GROUP", "a b"),
+    ("LUMA_VERIFY_TASK_ID", "perhaps"),
     ("LUMA_OBJECT_TAGS", "team"),
     ("LUMA_LINK_PREFERENCE", "download_url,best"),
     ("LUMA_REQUESTS_PER_SECOND", "0"),
@@ -164,3 +169,49 @@ def test_the_link_without_watermark_is_the_gateways() -> None:
 def test_secrets_are_in_no_repr() -> None:
     component = LumaPipelineComponent(api_token="geheim", source_url="sqlite:///geheim")
     assert "geheim" not in repr(component)
+
+
+@pytest.mark.parametrize(
+    ("zone", "near"),
+    [("Europe/Berln", "Europe/Berlin"), ("berlin", "Europe/Berlin"), ("UTCC", "UTC"), ("Mars/Base", "")],
+)
+def test_a_time_zone_that_is_none_is_told_with_the_nearest(zone: str, near: str) -> None:
+    with pytest.raises(ValueError, match="LUMA_PARTITIONS_TIMEZONE: there is no time zone") as caught:
+        LumaPipelineComponent.from_environment({"LUMA_PARTITIONS_TIMEZONE": zone}).definitions()
+    assert f"'{zone}'" in str(caught.value)
+    assert near in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "nearest"),
+    [
+        ("LUMA_S3_PREFX", "LUMA_S3_PREFIX"),
+        ("LUMA_S3BUCKET", "LUMA_S3_BUCKET"),
+        ("LUMA_TOKEN", "LUMA_API_TOKEN"),
+        ("luma_batch_size", "LUMA_BATCH_SIZE"),
+        ("LUMA_PARTITION", "LUMA_PARTITIONS"),
+        ("LUMA_DEBUG", None),
+        ("LUMA_LOG_LEVEL", None),
+        ("LUMA_WEBHOOK_SECRET", None),
+        ("HOME", None),
+    ],
+)
+def test_a_misspelt_variable_is_told_at_load_with_the_nearest_name(
+    variable: str, nearest: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    LumaPipelineComponent.from_environment({variable: "geheim"})
+    told = [record.getMessage() for record in caplog.records if "not a setting" in record.getMessage()]
+    assert told == ([f"{variable} is not a setting and is not read. Did you mean {nearest}?"] if nearest else [])
+    assert "geheim" not in caplog.text
+
+
+def test_the_log_says_what_a_missing_variable_is_for(caplog: pytest.LogCaptureFixture) -> None:
+    LumaPipelineComponent.from_environment({"LUMA_S3_BUCKET": "videos"})
+    assert "LUMA_SOURCE_URL (SQLAlchemy URL of the source database)" in caplog.text
+    assert "LUMA_S3_BUCKET" not in caplog.text
+
+
+def test_answers_are_verified_unless_a_setting_says_no() -> None:
+    for text, expected in (("false", False), ("true", True)):
+        component = LumaPipelineComponent.from_environment({"LUMA_VERIFY_TASK_ID": text, "LUMA_API_TOKEN": "t"})
+        assert (component.definitions().resources or {})["luma_provider"].verify_task_id is expected

@@ -7,7 +7,26 @@ import importlib
 import pytest
 
 PUBLIC = {
-    "luma_pipeline": ["__version__"],
+    "luma_pipeline": [
+        "ConfigurationError",
+        "EngineSettings",
+        "ItemError",
+        "LumaClient",
+        "LumaPipelineComponent",
+        "LumaPipelineError",
+        "MediaCopier",
+        "PartitionReport",
+        "PassingError",
+        "Policies",
+        "Progress",
+        "ProviderConfig",
+        "RunOptions",
+        "SourceTable",
+        "TransferConfig",
+        "__version__",
+        "plan_partition",
+        "run_partition",
+    ],
     "luma_pipeline.luma": [
         "AuthenticationError",
         "ClientClosedError",

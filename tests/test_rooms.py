@@ -6,6 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+import luma_pipeline
+
 ROOT = Path(__file__).parent.parent
 
 
@@ -15,9 +19,21 @@ def test_the_walls_between_the_rooms_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_core_rooms_load_no_dagster() -> None:
-    code = (
-        "import luma_pipeline.luma, luma_pipeline.media, sys; sys.exit('dagster' in sys.modules "
-        "or 'sqlalchemy' in sys.modules)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+@pytest.mark.parametrize(
+    ("modules", "unwanted"),
+    [
+        ("luma_pipeline, luma_pipeline.luma, luma_pipeline.media", ("dagster", "sqlalchemy")),
+        ("luma_pipeline.engine.run", ("dagster", "pydantic")),
+    ],
+)
+def test_the_core_rooms_load_no_dagster(modules: str, unwanted: tuple[str, ...]) -> None:
+    code = f"import {modules}, sys; sys.exit(', '.join(set({unwanted}) & set(sys.modules)) or 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_gives_its_names_when_they_are_used() -> None:
+    for name in luma_pipeline.__all__:
+        assert getattr(luma_pipeline, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'run_partitions'"):
+        _ = luma_pipeline.run_partitions

@@ -20,6 +20,7 @@ FAILED_SHARE = "failed_share"
 NOT_FOUND_SHARE = "not_found_share"
 ERROR_SHARE = "error_share"
 SCHEMA_DRIFT = "schema_drift"
+ANSWERS_MATCH_TASKS = "answers_match_tasks"
 VIDEOS_IN_BUCKET = "videos_in_bucket"
 
 _SHARES = (FAILED_SHARE, NOT_FOUND_SHARE, ERROR_SHARE)
@@ -57,6 +58,12 @@ def check_specs() -> list[dg.AssetCheckSpec]:
             SCHEMA_DRIFT, asset=GENERATIONS, description="The provider's answers have the fields and types of its page."
         ),
         dg.AssetCheckSpec(
+            ANSWERS_MATCH_TASKS,
+            asset=GENERATIONS,
+            description="No answer is of another task than the one asked for. Such answers are not final, and nothing "
+            "is copied for them. For gateways with IDs of their own set LUMA_VERIFY_TASK_ID to false.",
+        ),
+        dg.AssetCheckSpec(
             VIDEOS_IN_BUCKET,
             asset=VIDEOS,
             blocking=True,
@@ -76,6 +83,8 @@ class RunChecks:
     _tasks: int = 0
     _counts: Counter[str] = field(default_factory=Counter)
     _drift: Counter[str] = field(default_factory=Counter)
+    _mismatched: int = 0
+    _mismatched_examples: list[str] = field(default_factory=list)
     _videos: int = 0
     _statuses: Counter[str] = field(default_factory=Counter)
     _to_check: list[tuple[str, int]] = field(default_factory=list)
@@ -94,6 +103,8 @@ class RunChecks:
             self._counts[FAILED_SHARE] += generations.states.get("failed", 0)
             self._counts[NOT_FOUND_SHARE] += outcomes.get("not_found", 0)
             self._counts[ERROR_SHARE] += outcomes.get("invalid_response", 0) + outcomes.get("request_failed", 0)
+            self._mismatched += generations.mismatched
+            self._mismatched_examples += generations.mismatched_examples
             for drift in generations.drift.values():
                 self._drift[f"{drift.field} ({'unknown' if drift.unknown else 'found'} {drift.found})"] += drift.count
         if report.videos is not None:
@@ -109,6 +120,8 @@ class RunChecks:
         for name in _SHARES:
             self._counts[name] += numbers.get(name, {}).get("count", 0)
         self._drift.update({what: int(found) for what, found in _read_table(earlier.get(SCHEMA_DRIFT), "drift")})
+        self._mismatched += numbers.get(ANSWERS_MATCH_TASKS, {}).get("mismatched", 0)
+        self._mismatched_examples += [what for what, _ in _read_table(earlier.get(ANSWERS_MATCH_TASKS), "examples")]
         videos = numbers.get(VIDEOS_IN_BUCKET, {})
         self._videos += videos.get("partitions", 0)
         self._statuses.update({name: videos[name] for name in _STATUSES if name in videos})
@@ -162,6 +175,14 @@ class RunChecks:
             SCHEMA_DRIFT,
             not self._drift,
             {"fields": len(self._drift), **_shown("drift", dict(self._drift.most_common()))},
+        )
+
+        examples = dict.fromkeys(self._mismatched_examples, "answered with another task's generation")
+        yield _evaluation(
+            GENERATIONS,
+            ANSWERS_MATCH_TASKS,
+            not self._mismatched,
+            {"mismatched": self._mismatched, **_shown("examples", examples)},
         )
 
     def _of_videos(self) -> Iterator[dg.AssetCheckEvaluation]:

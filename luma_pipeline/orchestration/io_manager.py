@@ -1,5 +1,6 @@
 """The IO manager: datasets as tables for the assets downstream."""
 
+from collections.abc import Callable
 from typing import Any
 
 import dagster as dg
@@ -7,6 +8,7 @@ import pandas as pd
 import pyarrow as pa
 
 from luma_pipeline.dataset import DatasetError
+from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.orchestration.partitions import folder_of
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 
@@ -15,13 +17,17 @@ __all__ = ["LumaParquetIOManager"]
 _ALLOW_MISSING = "allow_missing_partitions"
 
 
+class OutputError(DatasetError, ConfigurationError):
+    """What an asset downstream returned cannot be written; the message says what to return."""
+
+
 class LumaParquetIOManager(dg.ConfigurableIOManager):
     """Reads a dataset as the type a parameter is annotated with: `pandas.DataFrame` or `pyarrow.Table`.
 
     One partition or many: a parameter that maps to several partitions gets the rows of all, in the order of the
     partitions. A partition that was never written is an error, unless the input's metadata has
     `allow_missing_partitions: True`. An asset downstream that uses this IO manager itself and returns a table is
-    written beside the datasets, in the same way.
+    written beside the datasets, in the same way; the levels of a named index are its first columns.
     """
 
     dataset: dg.ResourceDependency[LumaDataset]
@@ -58,8 +64,9 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
             return
         name = "/".join(context.asset_key.path)
         if not isinstance(obj, (pa.Table, pd.DataFrame)):
-            raise DatasetError(f"{name} returned {type(obj).__name__}: return a pandas.DataFrame or pyarrow.Table")
-        table = obj if isinstance(obj, pa.Table) else pa.Table.from_pandas(obj, preserve_index=False)
+            hint = " (a Series becomes one by `.reset_index()`)" if isinstance(obj, pd.Series) else ""
+            raise OutputError(f"{name} returned {type(obj).__name__}: return a pandas.DataFrame or pyarrow.Table{hint}")
+        table = obj if isinstance(obj, pa.Table) else _table(obj, name, context.log.warning)
         folders = _folders(context)
         if len(folders) != 1:
             raise DatasetError(
@@ -68,6 +75,30 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
             )
         written = self.dataset.open().partition(name, folders[0]).replace(table.schema, [table])
         context.add_output_metadata({"dagster/row_count": written.rows, "path": dg.MetadataValue.path(written.path)})
+
+
+def _table(frame: pd.DataFrame, name: str, warn: Callable[[str], None]) -> pa.Table:
+    """The rows of a DataFrame. The levels of an index that has names become the first columns.
+
+    Without a name an index is taken for row numbers and left out; `warn` is told if it looks like more.
+    """
+    index = frame.index
+    if all(level is None for level in index.names):
+        if not pd.api.types.is_integer_dtype(index.dtype):
+            warn(f"{name} has an index without a name, which is not written: name it to keep it as a column")
+        return pa.Table.from_pandas(frame, preserve_index=False)
+    columns = index.to_frame(index=False)
+    columns.columns = pd.Index(
+        [f"level_{number}" if level is None else level for number, level in enumerate(index.names)]
+    )
+    rows = frame.reset_index(drop=True)
+    for column in [column for column in columns if column in rows]:
+        if not columns[column].equals(rows[column]):
+            raise OutputError(
+                f"{name} has an index and a column that are both called {column!r} and differ: rename one of them"
+            )
+        columns = columns.drop(columns=[column])
+    return pa.Table.from_pandas(pd.concat([columns, rows], axis="columns"), preserve_index=False)
 
 
 def _folders(context: dg.InputContext | dg.OutputContext) -> list[str]:

@@ -3,26 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
-from enum import Enum
+from datetime import datetime, timedelta
+from difflib import get_close_matches
 from urllib.parse import quote
+from zoneinfo import available_timezones
 
 import dagster as dg
 from dagster import TimeWindow, TimeWindowPartitionsDefinition
 
+from luma_pipeline.engine.windows import Frequency, folder_of_window
+
 __all__ = ["Frequency", "folder_of", "partitions_definition", "periods_before", "window_of"]
-
-
-class Frequency(str, Enum):
-    """How long a partition's window is. Weeks begin on Monday, as in ISO 8601."""
-
-    HOURLY = "hourly"
-    DAILY = "daily"
-    WEEKLY = "weekly"
-    MONTHLY = "monthly"
-
-    def __str__(self) -> str:
-        return self.value
 
 
 def partitions_definition(frequency: Frequency, start: str, timezone_name: str) -> TimeWindowPartitionsDefinition:
@@ -32,8 +23,9 @@ def partitions_definition(frequency: Frequency, start: str, timezone_name: str) 
     starts after `start` and so leave the days before it in no partition; here the first window holds the start.
 
     Raises:
-        ValueError: `start` is no date.
+        ValueError: `start` is no date, or there is no such time zone.
     """
+    _check_timezone(timezone_name)
     try:
         first = datetime.strptime(start, "%Y-%m-%d")  # noqa: DTZ007 - a date; Dagster adds the zone
     except ValueError:
@@ -48,22 +40,31 @@ def partitions_definition(frequency: Frequency, start: str, timezone_name: str) 
     return dg.MonthlyPartitionsDefinition(f"{first:%Y-%m}-01", timezone=timezone_name, end_offset=1)
 
 
-def folder_of(definition: dg.PartitionsDefinition[str], partition_key: str) -> str:
-    """The Hive folder of a partition, named after its window's start.
+def _check_timezone(name: str) -> None:
+    if name in available_timezones():
+        return
+    near = get_close_matches(name, available_timezones(), n=3) or [
+        zone for zone in sorted(available_timezones()) if zone.rpartition("/")[2].lower() == name.lower()
+    ]
+    hint = f"; did you mean {' or '.join(near)}?" if near else "; such as UTC or Europe/Berlin"
+    raise ValueError(f"LUMA_PARTITIONS_TIMEZONE: there is no time zone {name!r}{hint}")
 
-    Hours are named in UTC: the local hour that comes twice in autumn would name two partitions alike, and a
-    partition's key has colons, which do not belong into the names of folders.
-    """
+
+def folder_of(definition: dg.PartitionsDefinition[str], partition_key: str) -> str:
+    """The Hive folder of a partition, named after its window's start."""
     if not isinstance(definition, TimeWindowPartitionsDefinition):
         return f"partition={quote(partition_key, safe='')}"
-    start = definition.time_window_for_partition_key(partition_key).start
+    return folder_of_window(_frequency(definition), definition.time_window_for_partition_key(partition_key).start)
+
+
+def _frequency(definition: TimeWindowPartitionsDefinition) -> Frequency:
     if isinstance(definition, dg.HourlyPartitionsDefinition):
-        return f"hour={start.astimezone(timezone.utc):%Y-%m-%dT%H%MZ}"
+        return Frequency.HOURLY
     if isinstance(definition, dg.WeeklyPartitionsDefinition):
-        return f"week={start:%Y-%m-%d}"
+        return Frequency.WEEKLY
     if isinstance(definition, dg.MonthlyPartitionsDefinition):
-        return f"month={start:%Y-%m}"
-    return f"date={start:%Y-%m-%d}"
+        return Frequency.MONTHLY
+    return Frequency.DAILY
 
 
 def window_of(definition: TimeWindowPartitionsDefinition, partition_key: str) -> TimeWindow | None:

@@ -23,7 +23,7 @@ class LumaRunConfig(dg.Config):
     limit: int | None = Field(
         default=None, ge=0, description="Ask for at most this many tasks in each partition; the others say so in a row."
     )
-    overwrite: bool = Field(default=False, description="Copy anew what is in the bucket already, in this run.")
+    overwrite: bool = Field(default=False, description="Copy again what is in the bucket already, in this run.")
     allow_empty: bool = Field(
         default=False,
         description="Empty partitions that have rows but no task in the source any more; without it they fail.",

@@ -267,8 +267,11 @@ class DagsterClient:
 
     def terminate(self, run_id: str) -> None:
         """Press "Terminate" on a run."""
-        mutation = f"terminateRun(runId: $id, terminatePolicy: SAFE_TERMINATE) {{ {_PLAIN_ERROR} }}"
-        self.query(f"mutation($id: String!) {{ {mutation} }}", id=run_id)
+        self.query(
+            "mutation($id: String!) "
+            f"{{ terminateRun(runId: $id, terminatePolicy: SAFE_TERMINATE) {{ {_PLAIN_ERROR} }} }}",
+            id=run_id,
+        )
 
     def cancel_backfill(self, backfill_id: str) -> None:
         """Press "Cancel backfill" on a backfill."""

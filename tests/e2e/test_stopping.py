@@ -165,3 +165,55 @@ def is_alive(process_id: int) -> bool:
     except FileNotFoundError:
         return False
     return state != "Z"
+
+
+def test_terminate_while_the_step_waits_for_its_second_try(plant: StallingPlant) -> None:
+    days = plant.days(2)
+    blocked = plant.world.directory / "data" / "luma_videos" / f"date={days[1]}"
+    blocked.parent.mkdir(parents=True, exist_ok=True)
+    blocked.write_text("in the way")
+    run_id = plant.begin(days, 2)
+    told = "the step is tried once more in 30 s"
+    plant.dagster.wait_until(
+        lambda: plant.client.run_events(run_id), lambda events: any(told in event.message for event in events)
+    )
+    plant.client.terminate(run_id)
+    status, seconds = plant.ended(run_id)
+    assert (status, seconds < QUIET_SECONDS) == ("CANCELED", True)
+    assert plant.client.latest_materializations("luma_videos", days).keys() == {days[0]}
+    blocked.unlink()
+
+
+def test_terminate_before_the_step_begins(plant: StallingPlant) -> None:
+    days = plant.days(2)
+    run_id = plant.begin(days, 2)
+    plant.dagster.wait_until(lambda: plant.client.run(run_id), lambda run: run.status in {"STARTING", "STARTED"})
+    plant.client.terminate(run_id)
+    status, seconds = plant.ended(run_id)
+    # The interpreter and the definitions are loaded first.
+    assert (status, seconds < STALLED_SECONDS) == ("CANCELED", True)
+
+
+def test_a_cancelled_backfill_keeps_what_it_did_and_fails_no_partition_that_it_did_not_begin(
+    plant: StallingPlant,
+) -> None:
+    days = plant.days(60)
+    plant.submit(days, 1)
+    plant.world.provider.latency_seconds = 0.5
+    before = len(plant.wait_for_partitions(0))
+    backfill_id = plant.client.launch_backfill(ASSETS, days)
+    plant.wait_for_partitions(before + 10)
+    plant.client.cancel_backfill(backfill_id)
+    began = time.monotonic()
+    backfill = plant.dagster.wait_for_backfill(backfill_id)
+    seconds = time.monotonic() - began
+    assert backfill.status == "CANCELED"
+    assert {run.status for run in backfill.runs} == {"CANCELED"}
+    assert seconds < STALLED_SECONDS  # the daemon looks for cancelled backfills once a second here
+    done = plant.client.latest_materializations("luma_videos", days).keys()
+    assert 10 <= len(done) < len(days)
+    statuses = plant.client.partition_statuses("luma_videos")
+    assert {statuses[day] for day in done} == {"MATERIALIZED"}
+    begun = {statuses[day] for day in days[:50] if day not in done}
+    never_begun = {statuses[day] for day in days[50:]}
+    assert (begun, never_begun) == ({"FAILED"}, {"MISSING"})

@@ -194,3 +194,58 @@ def test_partitions_with_columns_of_different_versions_are_read_together(tmp_pat
 
     assert run(tmp_path, downstream, tags=range_tags(DAYS[0], DAYS[1])).success
     assert found == [("old", None), (f"{DAYS[1]}-a", None), (f"{DAYS[1]}-b", None)]
+
+
+ROWS = pd.DataFrame({"state": ["a", "b", "a"], "kind": ["x", "x", "y"], "n": [1, 2, 3]})
+FRAMES: list[tuple[str, pd.DataFrame, dict[str, list[Any]]]] = [
+    ("grouped", ROWS.groupby("state")[["n"]].sum(), {"state": ["a", "b"], "n": [4, 2]}),
+    (
+        "grouped by two",
+        ROWS.groupby(["state", "kind"])[["n"]].sum(),
+        {"state": ["a", "a", "b"], "kind": ["x", "y", "x"], "n": [1, 3, 2]},
+    ),
+    ("index that is a column as well", ROWS.set_index("n", drop=False)[["n"]], {"n": [1, 2, 3]}),
+    ("numbered", ROWS[["n"]], {"n": [1, 2, 3]}),
+    ("filtered", ROWS[ROWS["n"] > 1][["n"]], {"n": [2, 3]}),
+    ("index without a name", ROWS[["n"]].set_axis(["r", "s", "t"]), {"n": [1, 2, 3]}),
+    (
+        "one level without a name",
+        ROWS[["n"]].set_axis(pd.MultiIndex.from_arrays([["r", "s", "t"], [7, 8, 9]], names=[None, "m"])),
+        {"level_0": ["r", "s", "t"], "m": [7, 8, 9], "n": [1, 2, 3]},
+    ),
+    ("empty", ROWS.groupby("state")[["n"]].sum().iloc[:0], {"state": [], "n": []}),
+]
+
+
+@pytest.mark.parametrize(("frame", "columns"), [case[1:] for case in FRAMES], ids=[case[0] for case in FRAMES])
+def test_a_named_index_is_written_as_columns(
+    tmp_path: Path, frame: pd.DataFrame, columns: dict[str, list[Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    @dg.asset(partitions_def=DAILY, io_manager_key="io_manager")
+    def summary() -> pd.DataFrame:
+        return frame
+
+    result = dg.materialize(
+        [summary],
+        resources={"io_manager": LumaParquetIOManager(dataset=LumaDataset(url=str(tmp_path)))},
+        partition_key=DAYS[0],
+    )
+    assert result.success
+    table = Dataset(url=str(tmp_path)).partition("summary", f"date={DAYS[0]}").read()
+    assert table.to_pydict() == columns
+
+
+RETURNED: list[tuple[Any, str]] = [
+    (ROWS["n"], "returned Series: return a pandas.DataFrame or pyarrow.Table (a Series becomes one by"),
+    (ROWS.set_index(pd.Index([7, 8, 9], name="n")), "an index and a column that are both called 'n' and differ"),
+]
+
+
+@pytest.mark.parametrize(("returned", "said"), RETURNED, ids=["series", "collision"])
+def test_what_cannot_be_written_is_told(tmp_path: Path, returned: Any, said: str) -> None:
+    @dg.asset(partitions_def=DAILY, io_manager_key="io_manager")
+    def summary() -> Any:
+        return returned
+
+    result = run(tmp_path, summary, partition_key=DAYS[0])
+    assert said in reason(result)

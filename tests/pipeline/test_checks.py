@@ -19,11 +19,12 @@ from luma_pipeline.engine.videos import VideosReport
 from luma_pipeline.media import BucketError, MediaCopier, TransferConfig
 from luma_pipeline.orchestration.checks import RunChecks, Thresholds, check_specs
 from luma_pipeline.sandbox.generation import Phase
-from luma_pipeline.sandbox.provider import Oddity
+from luma_pipeline.sandbox.provider import Answer, Oddity
 from tests.world import World, evaluations, failure
 
 DAY = "2024-12-24"
 CHECKS = {"one_row_per_task", "failed_share", "not_found_share", "error_share", "schema_drift", "videos_in_bucket"}
+CHECKS |= {"answers_match_tasks"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,33 @@ def test_a_check_fails_when_it_should_and_harms_no_run(world: World, tasks: list
     assert {name for name, evaluation in evaluations.items() if not evaluation.passed} == expected
     for name in expected:
         assert evaluations[name].severity is dg.AssetCheckSeverity.WARN
+
+
+def test_an_answer_of_another_task_is_told_with_the_task_until_it_is_mended(world: World) -> None:
+    world.submit(*((f"task-{number}", f"{DAY}T0{number}:00:00Z") for number in range(3)))
+    other = {"id": "task-2", "state": "completed", "video": {"url": world.cdn.publish("task-2").video}}
+    world.provider.script("task-1", [Answer.of_json(other), Answer.of_json(other), None])
+    for mismatched in (1, 1, 0):
+        result = world.run(DAY)
+        assert result.success
+        check = evaluations(world, result.run_id)["answers_match_tasks"]
+        assert check.passed is (mismatched == 0)
+        assert check.metadata["mismatched"].value == mismatched
+        if mismatched:
+            table = check.metadata["examples"]
+            assert isinstance(table, dg.TableMetadataValue)
+            assert [record.data["what"] for record in table.records] == ["task-1"]
+            assert "task-1/video.mp4" not in world.object_keys()
+    assert "task-1/video.mp4" in world.object_keys()
+
+
+def test_a_gateway_that_numbers_otherwise_is_believed_where_a_setting_says_so(world: World) -> None:
+    world.submit(("task-1", f"{DAY}T01:00:00Z"))
+    own = {"id": "4711", "state": "completed", "video": {"url": world.cdn.publish("task-1").video}}
+    world.provider.script("task-1", [Answer.of_json(own)])
+    result = world.run(DAY, verify_task_id=False)
+    assert evaluations(world, result.run_id)["answers_match_tasks"].passed
+    assert [row["state"] for row in world.rows("luma_generations")] == ["completed"]
 
 
 def test_thresholds_are_settings(world: World) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -107,6 +109,32 @@ def test_a_partition_that_fails_leaves_the_others_done(world: World) -> None:
     again = world.run(days[0], days[-1])
     assert again.success
     assert {record.task_ids[0][:10] for record in world.provider.requests} <= {days[1]}
+
+
+def spoil_the_file(world: World) -> None:
+    """A partition's file that is none: the same until somebody mends it."""
+    file = world.directory / "data" / "luma_generations" / f"date={DAY}" / "part-0.parquet"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"PAR1 this is no Parquet file")
+
+
+def lock_the_source(world: World) -> None:
+    """A lock that another process holds for a moment, in the middle of the run."""
+    connection = sqlite3.connect(world.directory / "source.db", isolation_level=None, check_same_thread=False)
+    connection.execute("BEGIN EXCLUSIVE")
+    threading.Timer(8.0, connection.close).start()
+
+
+@pytest.mark.parametrize(("spoil", "tries"), [(spoil_the_file, 1), (lock_the_source, 2)])
+def test_only_what_may_pass_is_tried_again(world: World, spoil: Callable[[World], None], tries: int) -> None:
+    some_tasks(world)
+    spoil(world)
+    began = time.monotonic()
+    result = world.run(DAY, retry_delay_seconds=20.0 if tries == 1 else 5.0)
+    assert result.success is (tries == 2)
+    assert tries == 2 or time.monotonic() - began < 15
+    retries = world.instance.all_logs(result.run_id, of_type=dg.DagsterEventType.STEP_UP_FOR_RETRY)
+    assert len(retries) == tries - 1
 
 
 @pytest.mark.parametrize("was_blocked", [False, True])
