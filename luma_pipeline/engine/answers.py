@@ -20,7 +20,7 @@ from luma_pipeline.dataset import Checkpoints, DatasetError
 from luma_pipeline.engine.candidates import STATE_COLUMNS, Candidates
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.report import GenerationsReport
-from luma_pipeline.luma import GENERATIONS_SCHEMA, TaskResult, flatten
+from luma_pipeline.luma import ProviderSpec, TaskResult, flatten
 
 __all__ = ["Answers"]
 
@@ -80,12 +80,14 @@ class Answers:
         self,
         checkpoints: Checkpoints,
         report: GenerationsReport,
+        spec: ProviderSpec,
         give_up: GiveUpPolicy,
         save_seconds: float,
         refresh_since: datetime | None,
     ) -> None:
         self._checkpoints = checkpoints
         self._report = report
+        self._spec = spec
         self._give_up = give_up
         self._save_seconds = save_seconds
         self._refresh_since = refresh_since
@@ -158,7 +160,7 @@ class Answers:
             return
         new, self._new = self._new, []
         results = [result for _, result in new]
-        flattened = flatten(results)
+        flattened = flatten(results, fields=self._spec.fields)
         self._report.count_answers(results, flattened.drift)
         table = flattened.table
         index = np.array([index for index, _ in new], dtype=np.int64)
@@ -200,7 +202,7 @@ class Answers:
             self._saves.release()
 
     def _on_disk(self, batch: _Batch, path: str) -> _Batch:
-        load = partial(self._checkpoints.load, path, schema=GENERATIONS_SCHEMA)
+        load = partial(self._checkpoints.load, path, schema=self._spec.schema)
         return _Batch(replace(batch.candidates, load=load, path=path), None, path)
 
     def _save_on_time(self, stop: threading.Event) -> None:

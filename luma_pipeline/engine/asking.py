@@ -27,7 +27,7 @@ from luma_pipeline.engine.best_rows import BestRows
 from luma_pipeline.engine.candidates import FAILED, NO_ROW, STATE_COLUMNS, Candidates, Part, Tasks, candidates_of
 from luma_pipeline.engine.hand_over import HandOver, OnAnswer
 from luma_pipeline.engine.policy import GiveUpPolicy
-from luma_pipeline.luma import GENERATIONS_SCHEMA, LumaClient
+from luma_pipeline.luma import LumaClient, ProviderSpec
 
 __all__ = ["AskPlan", "ResolvePolicy", "StoredRows", "ask", "plan_asking"]
 
@@ -55,9 +55,10 @@ class ResolvePolicy:
 class StoredRows:
     """The rows of a partition's file, to be used in a `with` block. They are read again only when it was replaced."""
 
-    def __init__(self, file: PartitionFile, tasks: Tasks, give_up: GiveUpPolicy) -> None:
+    def __init__(self, file: PartitionFile, tasks: Tasks, spec: ProviderSpec, give_up: GiveUpPolicy) -> None:
         self._file = file
         self._tasks = tasks
+        self._schema = spec.schema
         self._give_up = give_up
         self._reader: PartitionReader | None = None
         self._candidates: list[Candidates] = []
@@ -98,8 +99,8 @@ class StoredRows:
         return self._candidates
 
     def _parts(self, reader: PartitionReader) -> Iterator[Part]:
-        for number, states in enumerate(reader.batches(STATE_COLUMNS, GENERATIONS_SCHEMA)):
-            yield states, partial(reader.row_group, number, schema=GENERATIONS_SCHEMA), None
+        for number, states in enumerate(reader.batches(STATE_COLUMNS, self._schema)):
+            yield states, partial(reader.row_group, number, schema=self._schema), None
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,9 @@ class AskPlan:
     ended: list[str]
 
 
-def plan_asking(tasks: Tasks, stored: StoredRows, checkpoints: Checkpoints, policy: ResolvePolicy) -> AskPlan:
+def plan_asking(
+    tasks: Tasks, stored: StoredRows, checkpoints: Checkpoints, spec: ProviderSpec, policy: ResolvePolicy
+) -> AskPlan:
     """Find out which tasks need a request.
 
     A refresh takes up one that was broken off, and counts from the beginning of that: whatever was answered since
@@ -130,7 +133,7 @@ def plan_asking(tasks: Tasks, stored: StoredRows, checkpoints: Checkpoints, poli
     listed = checkpoints.shards(now - timedelta(seconds=policy.checkpoint_seconds))
     broken_off = min((shard.refresh_since for shard in listed if shard.refresh_since is not None), default=None)
     unreadable: list[Shard] = []
-    shards = list(candidates_of(_readable(listed, checkpoints, unreadable), tasks, policy.give_up))
+    shards = list(candidates_of(_readable(listed, checkpoints, spec, unreadable), tasks, policy.give_up))
     best = BestRows(tasks, [*stored.candidates(), *shards])
     is_known = best.values("rank", NO_ROW) > FAILED
     is_of_shard = best.is_of_shard()
@@ -156,10 +159,12 @@ def plan_asking(tasks: Tasks, stored: StoredRows, checkpoints: Checkpoints, poli
     )
 
 
-def _readable(listed: Sequence[Shard], checkpoints: Checkpoints, unreadable: list[Shard]) -> Iterator[Part]:
+def _readable(
+    listed: Sequence[Shard], checkpoints: Checkpoints, spec: ProviderSpec, unreadable: list[Shard]
+) -> Iterator[Part]:
     """The shards that can be read to their end; those that a crash of a machine has cut are told of."""
     for shard in listed:
-        load = partial(checkpoints.load, shard.path, schema=GENERATIONS_SCHEMA)
+        load = partial(checkpoints.load, shard.path, schema=spec.schema)
         try:
             states = load().select(STATE_COLUMNS)
         except StaleVersionError:

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from luma_pipeline.dataset import ROW_GROUP_ROWS
 from luma_pipeline.dataset.rows import Positions, take_rows
 from luma_pipeline.engine.candidates import Candidates, Tasks
-from luma_pipeline.luma import GENERATIONS_SCHEMA
 
 __all__ = ["BestRows"]
 
@@ -23,7 +22,7 @@ class BestRows:
 
     >>> best = BestRows(tasks)  # doctest: +SKIP
     >>> best.add(candidates)  # doctest: +SKIP
-    >>> file.replace(GENERATIONS_SCHEMA, best.tables())  # doctest: +SKIP
+    >>> file.replace(spec.schema, best.tables())  # doctest: +SKIP
     """
 
     def __init__(self, tasks: Tasks, candidates: Iterable[Candidates] = ()) -> None:
@@ -64,7 +63,7 @@ class BestRows:
             # The source may have corrected the time since the row was written.
             column = table.schema.get_field_index("submitted_at")
             times = self._tasks.submitted_at[start : start + ROW_GROUP_ROWS]
-            yield table.set_column(column, GENERATIONS_SCHEMA.field(column), times)
+            yield table.set_column(column, table.schema.field(column), times)
 
     def _chosen(self) -> Positions:
         """For each task the number of its best row among all candidates, -1 where it has none."""

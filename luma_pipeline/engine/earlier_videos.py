@@ -16,6 +16,7 @@ from luma_pipeline.dataset import PartitionFile
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA, Identities
 from luma_pipeline.dataset.rows import Positions, take_rows
 from luma_pipeline.engine.policy import GiveUpPolicy
+from luma_pipeline.luma import GATEWAY, ProviderSpec
 from luma_pipeline.luma.schema import TIMESTAMP
 from luma_pipeline.media import Artifact, CopyStatus, ErrorCode, KnownObject, LinkSource
 
@@ -50,7 +51,8 @@ class ManifestPolicy:
 
     `unwatermarked` asks the provider for a task's link without watermark. `most_checked` is how many of a partition's
     objects the report names to be looked up by a check; None: all of them. `bucket` is the copier's: what the manifest
-    has in others is not known to be there; None takes any. `overwrite` is the copier's as well.
+    has in others is not known to be there; None takes any. `overwrite` is the copier's as well. `spec` says where the
+    links of a generation are: that of the provider which has answered.
     """
 
     artifacts: tuple[Artifact, ...]
@@ -60,6 +62,7 @@ class ManifestPolicy:
     most_checked: int | None = 0
     bucket: str | None = None
     overwrite: bool = False
+    spec: ProviderSpec = GATEWAY
 
 
 class Action(IntEnum):

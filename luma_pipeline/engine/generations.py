@@ -28,7 +28,7 @@ from luma_pipeline.engine.hand_over import OnAnswer
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.report import GenerationsReport
 from luma_pipeline.errors import ConfigurationError
-from luma_pipeline.luma import GENERATIONS_SCHEMA, LumaClient, Outcome, TaskResult, flatten
+from luma_pipeline.luma import LumaClient, Outcome, ProviderSpec, TaskResult, to_table
 
 __all__ = [
     "EmptiedError",
@@ -59,7 +59,8 @@ def resolve_generations(
 ) -> GenerationsReport:
     """Ask for the tasks that are not final and replace the partition's file with one row for every task.
 
-    `tasks` has distinct `task_id` and `submitted_at`; the rows are written in its order. `on_answer` is called with
+    `tasks` has distinct `task_id` and `submitted_at`; the rows are written in its order, with the columns of the
+    client's `spec`. `on_answer` is called with
     each new answer and its task's time, one after the other, in a thread of its own: it may wait. What stops the run
     (`LumaError`, or what `on_answer` raises) passes through, after the answers so far are kept as checkpoints.
 
@@ -73,21 +74,22 @@ def resolve_generations(
     started = time.monotonic()
     refuse_to_empty(tasks, file, policy)
     partition = Tasks.of(tasks)
-    with StoredRows(file, partition, policy.give_up) as stored:
-        plan = plan_asking(partition, stored, checkpoints, policy)
+    spec = client.spec
+    with StoredRows(file, partition, spec, policy.give_up) as stored:
+        plan = plan_asking(partition, stored, checkpoints, spec, policy)
         report = GenerationsReport(
             kept=plan.kept, resumed=plan.resumed, unreadable_checkpoints=plan.unreadable_checkpoints
         )
         to_ask = plan.to_ask
-        with Answers(checkpoints, report, policy.give_up, policy.save_seconds, plan.refresh_since) as answers:
+        with Answers(checkpoints, report, spec, policy.give_up, policy.save_seconds, plan.refresh_since) as answers:
             while report.written is None:
                 ask(partition, to_ask, client, answers, on_answer)
                 try:
-                    choice = _choose(partition, stored, checkpoints, plan, answers, policy.give_up)
+                    choice = _choose(partition, stored, checkpoints, plan, answers, spec, policy.give_up)
                     to_ask = choice.lost
                     if not len(to_ask):
                         rows = report.counted(choice.rows.tables(), partition, policy.give_up)
-                        report.written = file.replace(GENERATIONS_SCHEMA, rows, _DIGEST_COLUMNS, stored.version)
+                        report.written = file.replace(spec.schema, rows, _DIGEST_COLUMNS, stored.version)
                         report.dropped = stored.dropped
                 except StaleVersionError as error:
                     to_ask = plan.to_ask[:0]
@@ -97,11 +99,13 @@ def resolve_generations(
     return report
 
 
-def tasks_to_ask(tasks: pa.Table, file: PartitionFile, checkpoints: Checkpoints, policy: ResolvePolicy) -> int:
+def tasks_to_ask(
+    tasks: pa.Table, file: PartitionFile, checkpoints: Checkpoints, spec: ProviderSpec, policy: ResolvePolicy
+) -> int:
     """How many tasks `resolve_generations` would ask for."""
     partition = Tasks.of(tasks)
-    with StoredRows(file, partition, policy.give_up) as stored:
-        return len(plan_asking(partition, stored, checkpoints, policy).to_ask)
+    with StoredRows(file, partition, spec, policy.give_up) as stored:
+        return len(plan_asking(partition, stored, checkpoints, spec, policy).to_ask)
 
 
 def refuse_to_empty(tasks: pa.Table, file: PartitionFile, policy: ResolvePolicy) -> None:
@@ -139,6 +143,7 @@ def _choose(
     checkpoints: Checkpoints,
     plan: AskPlan,
     answers: Answers,
+    spec: ProviderSpec,
     give_up: GiveUpPolicy,
 ) -> _Choice:
     """Choose the rows to be written.
@@ -151,7 +156,7 @@ def _choose(
     rows = BestRows(tasks, [*stored.candidates(), *there])
     missing = rows.missing()
     is_left_out = plan.is_left_out[missing]
-    for refusals in _refusals(tasks, missing[is_left_out], give_up):
+    for refusals in _refusals(tasks, missing[is_left_out], spec, give_up):
         rows.add(refusals)
     # A checkpoint with rows of tasks that this run does not know of stays, and so does one of a refresh.
     taken_up = [some.shard.path for some in there if some.shard and not some.shard.refresh_since and not some.strangers]
@@ -167,16 +172,16 @@ def _still_there(candidates: Iterable[Candidates], checkpoints: Checkpoints) -> 
     return [some for some in candidates if some.path is None or some.path in paths]
 
 
-def _refusals(tasks: Tasks, left_out: Positions, give_up: GiveUpPolicy) -> Iterable[Candidates]:
+def _refusals(tasks: Tasks, left_out: Positions, spec: ProviderSpec, give_up: GiveUpPolicy) -> Iterable[Candidates]:
     """Rows for tasks that the run's limit has left out."""
     now = datetime.now(timezone.utc)
     for start in range(0, len(left_out), ROW_GROUP_ROWS):
         index = left_out[start : start + ROW_GROUP_ROWS]
-        load = partial(_refused, tasks, index, now)
+        load = partial(_refused, tasks, index, spec, now)
         yield Candidates.of(load().select(STATE_COLUMNS), index, load, give_up)
 
 
-def _refused(tasks: Tasks, index: Positions, now: datetime) -> pa.Table:
+def _refused(tasks: Tasks, index: Positions, spec: ProviderSpec, now: datetime) -> pa.Table:
     results = [
         TaskResult(
             task_id,
@@ -189,4 +194,4 @@ def _refused(tasks: Tasks, index: Positions, now: datetime) -> pa.Table:
         )
         for task_id in tasks.ids.take(pa.array(index)).to_pylist()
     ]
-    return flatten(results).table
+    return to_table(results, fields=spec.fields)

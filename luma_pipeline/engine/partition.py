@@ -183,7 +183,7 @@ class PartitionWork:
         if self.client is not None:
             stored = tasks if tasks is not None else self._stored_tasks(partition)
             checkpoints = self.dataset.checkpoints(GENERATIONS, partition.folder)
-            to_ask = tasks_to_ask(stored, generations_file, checkpoints, self.resolve)
+            to_ask = tasks_to_ask(stored, generations_file, checkpoints, self.client.spec, self.resolve)
         if self.copier is not None:
             manifest_file = self.dataset.partition(VIDEOS, partition.folder)
             is_asked_again = self.client is not None and self.resolve.refresh

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from luma_pipeline.engine.videos import link_of_answer
 from luma_pipeline.luma import LinkUnavailableError, LumaClient, Outcome
+from luma_pipeline.luma.links import choose_link, links_of_generation
 from luma_pipeline.media import Artifact, CopyError, ErrorCode, LinkSource
 
 __all__ = ["ProviderLinks"]
@@ -38,5 +38,6 @@ class ProviderLinks:
             raise CopyError(ErrorCode.LINK_UNAVAILABLE, message)
         if result.generation is None:
             return None
-        link, is_better_asked = link_of_answer(result.generation, artifact, self._preference)
+        look_up, artifacts = links_of_generation(result.generation), self._client.spec.artifacts
+        link, is_better_asked = choose_link(look_up, artifact, self._preference, artifacts)
         return (self.unwatermarked(task_id) if is_better_asked else None) or link

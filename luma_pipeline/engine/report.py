@@ -109,7 +109,8 @@ class GenerationsReport:
         mismatched = table["task_id"].filter(pc.equal(table["error_code"], TASK_ID_MISMATCH))
         self.mismatched += len(mismatched)
         self.mismatched_examples += mismatched[: _MISMATCHED_EXAMPLES - len(self.mismatched_examples)].to_pylist()
-        rows = table.select(_PREVIEW_COLUMNS).slice(0, _PREVIEW_ROWS - len(self.preview))
+        shown = [name for name in _PREVIEW_COLUMNS if name in table.schema.names]
+        rows = table.select(shown).slice(0, _PREVIEW_ROWS - len(self.preview))
         self.preview += rows.to_pylist()
 
 

@@ -247,6 +247,7 @@ class PipelineRun:
                 policies.objects_checked,
                 bucket=settings.videos.bucket,
                 overwrite=overwrite,
+                spec=settings.provider.spec,
             ),
             late_rows=timedelta(seconds=policies.late_rows_seconds),
             progress=self._counter,

@@ -12,7 +12,7 @@ import random
 import time
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -35,16 +35,15 @@ from luma_pipeline.engine.earlier_videos import (
     ManifestPolicy,
     is_of_bucket,
 )
-from luma_pipeline.luma import GENERATIONS_SCHEMA, State, TaskResult
+from luma_pipeline.luma import ProviderSpec, State, TaskResult
 from luma_pipeline.luma.links import (
-    ChosenLink,
     LinkLookup,
     choose_link,
     link_columns,
     links_of_generation,
     links_of_row,
 )
-from luma_pipeline.media import Artifact, CopyRequest, CopyResult, CopyStatus, LinkSource, MediaCopier
+from luma_pipeline.media import Artifact, CopyRequest, CopyResult, CopyStatus, MediaCopier
 
 __all__ = ["VIDEOS_SCHEMA", "ManifestPolicy", "PartitionVideos", "VideosReport"]
 
@@ -158,10 +157,11 @@ class PartitionVideos:
 
     def _copy_rest(self, generations: PartitionFile) -> list[CopyDecision]:
         """Begin what is not begun; returns what was decided, in the order of the generations."""
+        spec = self._policy.spec
         while True:
             self._earlier.identities.forget()
             self._begun.forget()
-            groups = _completed(generations, link_columns(self._policy.artifacts))
+            groups = _completed(generations, spec, link_columns(self._policy.artifacts, spec.artifacts))
             try:
                 return [self._copy_group(group) for group in groups]
             except StaleVersionError as error:
@@ -187,8 +187,9 @@ class PartitionVideos:
         return decision
 
     def _request(self, task_id: str, artifact: Artifact, look_up: LinkLookup, earlier: int) -> CopyRequest:
-        link, is_better_asked = choose_link(look_up, artifact, self._policy.link_preference)
-        ask = self._policy.unwatermarked
+        policy = self._policy
+        link, is_better_asked = choose_link(look_up, artifact, policy.link_preference, policy.spec.artifacts)
+        ask = policy.unwatermarked
         better = (lambda: ask(task_id)) if is_better_asked and ask is not None else None
         return CopyRequest(task_id, artifact, link, self._earlier.known(earlier), better)
 
@@ -281,15 +282,17 @@ def artifacts_to_copy(
     `is_asked_again`: the run gets a new answer for every task, and with it links for what was given up.
     """
     with closing(EarlierVideos(manifest, policy)) as earlier:
-        decisions = (earlier.decide(group, is_given_up_kept=not is_asked_again) for group in _completed(generations))
+        decisions = (
+            earlier.decide(group, is_given_up_kept=not is_asked_again) for group in _completed(generations, policy.spec)
+        )
         return sum(int((decision.actions == Action.COPY).sum()) for decision in decisions)
 
 
-def _completed(generations: PartitionFile, columns: Sequence[str] = ()) -> Iterator[pa.Table]:
+def _completed(generations: PartitionFile, spec: ProviderSpec, columns: Sequence[str] = ()) -> Iterator[pa.Table]:
     """The rows of completed tasks, a row group at a time."""
-    names = ["task_id", "submitted_at", "state", *(name for name in columns if name in GENERATIONS_SCHEMA.names)]
+    names = ["task_id", "submitted_at", "state", *columns]
     with generations.open() as reader:
-        for table in reader.batches(names, GENERATIONS_SCHEMA):
+        for table in reader.batches(names, spec.schema):
             completed = table.filter(pc.equal(table["state"], State.COMPLETED.value))
             if len(completed):
                 yield completed.combine_chunks()
@@ -299,11 +302,6 @@ def _row(result: CopyResult) -> dict[str, Any]:
     row = {name: getattr(result, name) for name in VIDEOS_SCHEMA.names}
     row["artifact"], row["status"] = result.artifact.value, result.status.value
     return row
-
-
-def link_of_answer(generation: Mapping[str, Any], artifact: Artifact, preference: Sequence[LinkSource]) -> ChosenLink:
-    """The link of one artifact in a provider's answer, and whether one is preferred that has to be asked for."""
-    return choose_link(links_of_generation(generation), artifact, preference)
 
 
 def artifacts_from(names: Sequence[str]) -> tuple[Artifact, ...]:

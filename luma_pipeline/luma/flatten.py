@@ -116,9 +116,14 @@ class _Object:
         # What repeats others first: each of those is compared as soon as it is read, still in the processor's cache.
         first = sorted(children, key=lambda child: child != (_REPEATING,))
         self.children = [_Object(fields, child) for child in first]
-        self.repeats = path[1:] if path[:-1] == (_REPEATING,) else None
         self.columns = [field.name for field in inside]
         self.numbers = [field.name for field in inside if field.type in (pa.int64(), pa.float64())]
+        self.booleans = [field.name for field in inside if field.type == pa.bool_()]
+        beside = (
+            [field for field in fields if field.path[: depth - 1] == path[1:]] if path[:-1] == (_REPEATING,) else []
+        )
+        is_same = [(field.path, field.type) for field in beside] == [(field.path[1:], field.type) for field in inside]
+        self.repeats = path[1:] if beside and is_same else None
         self.keys = tuple([field.path[-1] for field in self.fields] + [child.path[-1] for child in self.children])
         self.known = frozenset(self.keys)
         self.missing: dict[str, Any] = dict.fromkeys(self.keys)
@@ -161,14 +166,16 @@ class _Reading:
             again, its_rows = self._repeats.pop(page.path)
             # Compared only where all is as on the page: anything else may be nested too deep for that.
             if self._note.total() == drift_before and its_rows == rows and not self._may_equal_booleans(page):
-                self._columns |= {f"{_REPEATING}_{name}": self._columns[name] for name in page.columns}
+                same = zip(again.columns, page.columns, strict=True)
+                self._columns |= {name: self._columns[repeated] for name, repeated in same}
             else:
                 self.read(again, its_rows)
 
     def _may_equal_booleans(self, page: _Object) -> bool:
         """Whether an equal object may have true or false for a number: to Python they equal 1 and 0."""
         lowest = [pc.min(self._columns[name]).as_py() for name in page.numbers]
-        return any(number is not None and number <= 1 for number in lowest)
+        has_booleans = any(self._columns[name].null_count < len(self._columns[name]) for name in page.booleans)
+        return has_booleans or any(number is not None and number <= 1 for number in lowest)
 
 
 def _values(page: _Object, rows: _Values, note: _DriftNotes) -> list[_Values]:
@@ -271,6 +278,10 @@ _NO_TIME = "0001-01-01T00:00:00Z"
 _FIRST_REAL_TIME = pa.scalar(datetime(2, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
 
 
+def _fast_boolean(values: _Values) -> pa.Array:
+    return pa.array(values, pa.bool_())
+
+
 def _fast_integer(values: _Values) -> pa.Array:
     return pa.array(values, pa.int64())
 
@@ -293,6 +304,10 @@ def _read_text(value: object) -> str | None:
     except UnicodeEncodeError:  # half of a surrogate pair: JSON can say it, UTF-8 cannot
         return None
     return value
+
+
+def _read_boolean(value: object) -> bool | None:
+    return value if isinstance(value, bool) else None
 
 
 def _read_integer(value: object) -> int | None:
@@ -344,6 +359,7 @@ class _Kind:
 
 _KINDS: dict[pa.DataType, _Kind] = {
     pa.string(): _Kind(_fast_text, _read_text),
+    pa.bool_(): _Kind(_fast_boolean, _read_boolean, frozenset({bool, type(None)})),
     pa.int64(): _Kind(_fast_integer, _read_integer, frozenset({int, type(None)})),
     pa.float64(): _Kind(_fast_float, _read_float, frozenset({int, float, type(None)})),
     TIMESTAMP: _Kind(_fast_time, _read_time),

@@ -45,9 +45,18 @@ class ArtifactLinks:
         return [(*holder, source) for holder in self.holders for source in self.sources]
 
     def order(self, preference: Sequence[str]) -> list[str]:
-        """The sources that the preference names, in its order. All sources where the preference names none."""
-        known = {*self.sources, UNWATERMARKED} if self.unwatermarked else set(self.sources)
-        return [source for source in preference if source in known] or list(self.sources)
+        """The sources that the preference names, in its order.
+
+        A preference for links that this artifact has none of leaves all of its own, in their order.
+
+        >>> ArtifactLinks((("clip",),), ("href",), unwatermarked=True).order(["unwatermarked", "url"])
+        ['unwatermarked', 'href']
+        """
+        named = [source for source in preference if source in self.sources]
+        asked = [source for source in preference if source == UNWATERMARKED and self.unwatermarked]
+        if named or (asked and asked == list(preference)):
+            return [source for source in preference if source in named or source in asked]
+        return [*asked, *self.sources]
 
 
 PAGE_ARTIFACTS: Mapping[str, ArtifactLinks] = {

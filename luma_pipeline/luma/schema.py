@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from luma_pipeline.luma.errors import InvalidSettingError
+
 __all__ = ["FIELDS", "GENERATIONS_SCHEMA", "SCHEMA_VERSION", "TIMESTAMP", "Field", "generations_schema", "page_fields"]
 
 SCHEMA_VERSION = 1
@@ -16,13 +18,26 @@ TIMESTAMP = pa.timestamp("us", tz="UTC")
 """Every time in the datasets: microseconds, UTC."""
 
 
+FIELD_TYPES = (pa.string(), pa.int64(), pa.float64(), pa.bool_(), TIMESTAMP)
+"""The types that a field can have."""
+
+
 @dataclass(frozen=True)
 class Field:
-    """One typed column taken from the provider's answer. `path` leads to it from the top of the answer."""
+    """One typed column taken from the provider's answer. `path` leads to it from the top of the answer.
+
+    Raises:
+        InvalidSettingError: The type is none of FIELD_TYPES.
+    """
 
     name: str
     path: tuple[str, ...]
     type: pa.DataType
+
+    def __post_init__(self) -> None:
+        if self.type not in FIELD_TYPES:
+            known = ", ".join(map(str, FIELD_TYPES))
+            raise InvalidSettingError(f"the field {self.name} must be of one of the types {known}, not {self.type}")
 
 
 _LINK_AND_SIZE = {"url": pa.string(), "width": pa.int64(), "height": pa.int64()}

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import pyarrow as pa
 
+from luma_pipeline.luma.errors import InvalidSettingError
 from luma_pipeline.luma.links import PAGE_ARTIFACTS, ArtifactLinks
 from luma_pipeline.luma.responses import AnswerShape, ResponseRule, id_text
 from luma_pipeline.luma.results import comparable_id
@@ -96,6 +97,9 @@ class ProviderSpec:
         artifacts: The files of a generation by name, and where their links are.
         batch: The request for many tasks; None where there is none.
         unwatermarked: The request for a link without watermark; None where there is none.
+
+    Raises:
+        InvalidSettingError: Two columns have one name, there is no column `state`, or a link of an artifact has none.
     """
 
     name: str
@@ -108,6 +112,19 @@ class ProviderSpec:
     artifacts: Mapping[str, ArtifactLinks] = field(default_factory=lambda: PAGE_ARTIFACTS)
     batch: BatchRequest | None = None
     unwatermarked: LinkRequest | None = None
+
+    def __post_init__(self) -> None:
+        names = generations_schema(self.fields).names
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise InvalidSettingError(f"the provider {self.name} has two columns of the name {', '.join(repeated)}")
+        texts = {(field.name, field.path) for field in self.fields if field.type == pa.string()}
+        needed = [("state",), *(path for where in self.artifacts.values() for path in where.paths)]
+        missing = ["_".join(path) for path in needed if ("_".join(path), path) not in texts]
+        if missing:
+            raise InvalidSettingError(
+                f"the provider {self.name} needs the text columns {', '.join(missing)}, each named after its path"
+            )
 
     @cached_property
     def schema(self) -> pa.Schema:

@@ -24,7 +24,16 @@ from luma_pipeline.engine.best_rows import BestRows
 from luma_pipeline.engine.candidates import Candidates, Tasks
 from luma_pipeline.engine.generations import GenerationsReport, ResolvePolicy, resolve_generations
 from luma_pipeline.engine.policy import GiveUpPolicy
-from luma_pipeline.luma import AuthenticationError, LumaClient, Outcome, ProviderConfig, State, TaskResult, to_table
+from luma_pipeline.luma import (
+    GATEWAY,
+    AuthenticationError,
+    LumaClient,
+    Outcome,
+    ProviderConfig,
+    State,
+    TaskResult,
+    to_table,
+)
 from luma_pipeline.luma.schema import TIMESTAMP
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import TOKEN, Answer, Generation, ProviderServer
@@ -127,6 +136,8 @@ def test_answers_are_saved_while_the_provider_is_silent(dataset: Dataset) -> Non
     silent = threading.Event()
 
     class Silent:
+        spec = GATEWAY
+
         def fetch_batches(self, task_ids: Iterator[str]) -> Iterator[list[TaskResult]]:
             for task_id in task_ids:
                 yield [TaskResult(task_id, Outcome.NOT_FOUND, AT)]
@@ -236,6 +247,8 @@ def answering(outcome: Outcome = Outcome.NOT_FOUND, **result: Any) -> Any:
     """A client that answers at once."""
 
     class Client:
+        spec = GATEWAY
+
         def fetch_batches(self, task_ids: Iterator[str]) -> Iterator[list[TaskResult]]:
             for task_id in task_ids:
                 yield [TaskResult(task_id, outcome, AT, **result)]

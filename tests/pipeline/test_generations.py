@@ -26,6 +26,7 @@ from luma_pipeline.engine.generations import (
 )
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.luma import (
+    GATEWAY,
     GENERATIONS_SCHEMA,
     AuthenticationError,
     LumaClient,
@@ -524,4 +525,6 @@ def test_a_dry_run_counts_what_a_run_would_ask_for(place: Place) -> None:
     with pytest.raises(AuthenticationError):
         place.run(ids, refresh=True)
     for policy, count in (({}, 0), ({"refresh": True}, 1), ({"refresh": True, "checkpoint_seconds": 0.0}, 3)):
-        assert tasks_to_ask(tasks_of(ids), place.file, place.checkpoints, place.resolve_policy(**policy)) == count
+        assert (
+            tasks_to_ask(tasks_of(ids), place.file, place.checkpoints, GATEWAY, place.resolve_policy(**policy)) == count
+        )

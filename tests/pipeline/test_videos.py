@@ -19,8 +19,9 @@ from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.generations import GenerationsReport, ResolvePolicy
 from luma_pipeline.engine.partition import OPEN_MARKS, UNFINISHED_MARKS, Partition, PartitionReport, PartitionWork
 from luma_pipeline.engine.policy import GiveUpPolicy
-from luma_pipeline.engine.videos import ManifestPolicy, VideosReport, link_of_answer
+from luma_pipeline.engine.videos import ManifestPolicy, VideosReport
 from luma_pipeline.luma import AuthenticationError, LumaClient, ProviderConfig
+from luma_pipeline.luma.links import choose_link, links_of_generation
 from luma_pipeline.media import DEFAULT_LINK_PREFERENCE, Artifact, BucketError, CopyStatus, LinkSource
 from luma_pipeline.orchestration.metadata import generations_metadata, videos_metadata
 from luma_pipeline.sandbox.cdn import ArtifactUrls
@@ -84,7 +85,11 @@ def work_of(world: World, run: Run) -> Iterator[PartitionWork]:
 
         def refreshed(task_id: str, artifact: Artifact) -> str | None:
             generation = client.fetch_one(task_id).generation
-            return None if generation is None else link_of_answer(generation, artifact, run.preference)[0]
+            return (
+                None
+                if generation is None
+                else choose_link(links_of_generation(generation), artifact, run.preference)[0]
+            )
 
         settings: dict[str, Any] = {
             "bucket": bucket,
@@ -469,7 +474,7 @@ LINKS: list[tuple[dict[str, Any], Artifact, str | None]] = [
 def test_a_link_that_is_missing_at_the_top_of_an_answer_is_looked_for_in_its_artifacts(
     objects: dict[str, Any], artifact: Artifact, link: str | None
 ) -> None:
-    assert link_of_answer(answer(**objects), artifact, DEFAULT_LINK_PREFERENCE) == (link, False)
+    assert choose_link(links_of_generation(answer(**objects)), artifact, DEFAULT_LINK_PREFERENCE) == (link, False)
 
 
 @pytest.mark.parametrize("at_once", [True, False], ids=["while it is asked for", "by a later run"])
