@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from luma_pipeline.luma import (
+    InvalidSettingError,
     LumaClient,
     Outcome,
     ProviderConfig,
@@ -76,9 +77,11 @@ JOBS: dict[str, Any] = {
 
 
 class Reel:
-    """The provider's server."""
+    """The provider's server. A job that is a list of several is answered with one after the other."""
 
-    def __init__(self) -> None:
+    def __init__(self, jobs: Mapping[str, Any] = JOBS, clean: Mapping[str, str] | None = None) -> None:
+        self.jobs = jobs
+        self.clean = clean
         self.paths: list[str] = []
         self.is_broke = False
 
@@ -88,18 +91,23 @@ class Reel:
             return Answer.of_json({"error": {"code": "purse_empty", "message": "pay first"}}, 409)
         if request.path == "/v9/jobs:many":
             refs = json.loads(request.body)["refs"]
-            return Answer.of_json({"jobs": [{"job_ref": ref, "job": JOBS[ref]} for ref in refs if ref in JOBS]})
+            return Answer.of_json(
+                {"jobs": [{"job_ref": ref, "job": self.jobs[ref]} for ref in refs if ref in self.jobs]}
+            )
         folder, _, name = request.path.rpartition("/")
         task_id = unquote(name.removesuffix(".json"))
+        if folder == "/v9/clean" and self.clean is not None:
+            return Answer.of_json({"clean_href": self.clean[task_id]}) if task_id in self.clean else Answer(404)
         if folder == "/v9/clean":
             return Answer.of_json({"clean_href": f"https://clean.reel/{task_id}.mp4"})
         if task_id == "hasty" and self.paths.count(request.path) == 1:
             return Answer.of_json({"error": {"code": "easy_now", "message": ""}}, 400)
         if task_id == "hasty":
             return Answer.of_json({"uuid": "hasty", "phase": "ready"})
-        if task_id not in JOBS:
+        if task_id not in self.jobs:
             return Answer.of_json({"detail": "never heard of it"}, 418)
-        return Answer.of_json(JOBS[task_id])
+        job = self.jobs[task_id]
+        return Answer.of_json(job[min(self.paths.count(request.path), len(job)) - 1] if isinstance(job, list) else job)
 
 
 @pytest.fixture
@@ -177,3 +185,27 @@ def test_a_provider_without_batches_or_links_has_none(base_url: str) -> None:
         assert client.unwatermarked_link("a/1") is None
         assert client.fetch_one("a/1").outcome is Outcome.RESOLVED
         assert client.fetch_one("a/1").state == "ready"
+
+
+FAULTS: dict[str, tuple[dict[str, Any], str]] = {
+    "a column twice": ({"fields": (*FIELDS, Field("state", ("phase",), pa.string()))}, "two columns of the name state"),
+    "a column of every provider": ({"fields": (*FIELDS, Field("task_id", ("id",), pa.string()))}, "task_id"),
+    "no state": ({"fields": (Field("id", ("id",), pa.string()),), "artifacts": {}}, "text columns state"),
+    "no column of a link": ({"artifacts": {"video": ArtifactLinks((("clip",),), ("href",))}}, "text columns clip_href"),
+    "a link that is no text": (
+        {"fields": (*FIELDS, Field("clip_href", ("clip", "href"), pa.int64())), "artifacts": REEL.artifacts},
+        "text columns video_href",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_provider_that_cannot_be_written_or_copied_is_refused_at_once(name: str) -> None:
+    settings, message = FAULTS[name]
+    with pytest.raises(InvalidSettingError, match=f"the provider faulty .*{message}"):
+        ProviderSpec("faulty", "/{task_id}", **settings)
+
+
+def test_a_field_of_a_type_that_no_column_has_is_refused_at_once() -> None:
+    with pytest.raises(InvalidSettingError, match=r"field sizes .*list<item: int64>"):
+        Field("sizes", ("sizes",), pa.list_(pa.int64()))

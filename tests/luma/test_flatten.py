@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from luma_pipeline.luma import FINAL_STATES, GENERATIONS_SCHEMA, Outcome, TaskResult, flatten, to_table
 from luma_pipeline.luma.responses import read_answer
-from luma_pipeline.luma.schema import FIELDS
+from luma_pipeline.luma.schema import FIELDS, Field
 
 PAGE = json.loads((Path(__file__).parent / "page_example.json").read_text())
 POLLED = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
@@ -264,3 +264,60 @@ def test_what_json_allows_is_a_row_with_its_text(raw: bytes) -> None:
     row = table.to_pylist()[0]
     assert row["raw_response"] == raw.decode()
     assert row["state"] in FINAL_STATES
+
+
+# A further field is one line, whatever its type and its object.
+
+IS_LOOP = Field("loop", ("loop",), pa.bool_())
+BOOLEANS: list[tuple[Any, bool | None, str | None]] = [
+    (True, True, None),
+    (False, False, None),
+    (None, None, None),
+    ("", None, None),
+    (1, None, "integer"),
+    ("true", None, "string"),
+]
+
+
+@pytest.mark.parametrize(("value", "read", "drift"), BOOLEANS)
+def test_a_field_may_be_true_or_false(value: Any, read: bool | None, drift: str | None) -> None:
+    flattened = flatten([resolved({"state": "pending", "loop": value})], fields=(*FIELDS, IS_LOOP))
+    assert flattened.table["loop"].to_pylist() == [read]
+    assert [found.found for found in flattened.drift] == ([drift] if drift else [])
+
+
+CLIP = {"url": "u", "seed": 7}
+REPEATED = [
+    ("beside alone", [("video", "seed")], "artifact.video.seed"),
+    ("in the artifact alone", [("artifact", "video", "seed")], "video.seed"),
+    ("in both", [("video", "seed"), ("artifact", "video", "seed")], None),
+]
+
+
+@pytest.mark.parametrize(("paths", "drift"), [case[1:] for case in REPEATED], ids=[case[0] for case in REPEATED])
+def test_a_field_may_be_in_one_of_two_objects_that_say_the_same(
+    paths: list[tuple[str, ...]], drift: str | None
+) -> None:
+    own = [Field(f"own_{number}", path, pa.int64()) for number, path in enumerate(paths)]
+    answer = {"state": "completed", "video": CLIP, "artifact": {"video": CLIP}}
+    flattened = flatten([resolved(answer)], fields=(*FIELDS, *own))
+    assert [flattened.table[field.name][0].as_py() for field in own] == [7] * len(own)
+    assert flattened.table["video_url"].to_pylist() == flattened.table["artifact_video_url"].to_pylist() == ["u"]
+    assert [found.field for found in flattened.drift] == ([drift] if drift else [])
+
+
+def test_an_object_that_only_the_artifact_has_is_read() -> None:
+    camera = Field("artifact_camera_name", ("artifact", "camera", "name"), pa.string())
+    table = flatten([resolved({"artifact": {"camera": {"name": "n"}}})], fields=(*FIELDS, camera)).table
+    assert table["artifact_camera_name"].to_pylist() == ["n"]
+
+
+def test_true_in_one_object_and_one_in_the_other_are_not_the_same() -> None:
+    fields = (
+        Field("video_loop", ("video", "loop"), pa.bool_()),
+        Field("again", ("artifact", "video", "loop"), pa.bool_()),
+    )
+    answer = {"video": {"loop": True}, "artifact": {"video": {"loop": 1}}}
+    flattened = flatten([resolved(answer)], fields=fields)
+    assert flattened.table.select(["video_loop", "again"]).to_pylist() == [{"video_loop": True, "again": None}]
+    assert [found.field for found in flattened.drift] == ["artifact.video.loop"]
