@@ -79,13 +79,13 @@ class Batches:
         """The response for one task; None where its entry has no generation."""
         if entry is None:
             return None
-        generation, named = read_generation(entry, self._spec.shape, task_id)
+        generation, named = read_generation(entry, self._spec.shape, self._spec.generation, task_id)
         if generation is None:
             return None
         inner = next((entry[key] for key in self._spec.shape.inner_keys if isinstance(entry.get(key), dict)), entry)
         # Every character as ASCII: JSON can hold half a surrogate pair, a column of text cannot.
         text = json.dumps(inner)
-        return Response(ResponseAction.ACCEPT, text, inner, generation=self._spec.generation(generation), task_id=named)
+        return Response(ResponseAction.ACCEPT, text, inner, generation=generation, task_id=named)
 
     def _note_absence(self, attempts: Attempts) -> None:
         if attempts.status not in self._batch.absent_statuses:

@@ -161,7 +161,7 @@ class LumaClient:
         An account without this feature has none: only a refused token (401) stops the run here.
 
         Raises:
-            LinkUnavailableError: No usable answer came; another time one may.
+            LinkUnavailableError: No usable answer came, or that of another task; another time one may.
             AuthenticationError, ProviderUnavailableError, ClientClosedError: As in `fetch`.
         """
         link = self._config.spec.unwatermarked
@@ -179,6 +179,9 @@ class LumaClient:
             raise LinkUnavailableError(f"the provider gave no link without watermark: {attempts.describe()}")
         if (attempts.status or 0) >= 300 or not isinstance(response.body, Mapping):
             return None
+        named = link.task_ids(response.body)
+        if named and self._config.verify_task_id and not any(same_id(task_id, name) for name in named):
+            raise LinkUnavailableError(f"no link without watermark was taken: {_mismatch(task_id, named[0])}")
         return link.link(response.body)
 
     def close(self) -> None:
@@ -275,10 +278,7 @@ class LumaClient:
             code = message = None
             if named is not None and self._config.verify_task_id and not same_id(task_id, named):
                 outcome, generation, code = Outcome.INVALID_RESPONSE, None, "task_id_mismatch"
-                message = (
-                    f"asked for task {_shown(task_id)}, but the answer is that of task {_shown(named)}; where the "
-                    "provider's answers have IDs of their own, set verify_task_id (LUMA_VERIFY_TASK_ID) to false"
-                )
+                message = _mismatch(task_id, named)
         return TaskResult(
             task_id,
             outcome,
@@ -318,6 +318,13 @@ def _outcome(attempts: Attempts, response: Response | None) -> Outcome:
     if response is not None:
         return _OUTCOMES.get(response.action, Outcome.REQUEST_FAILED)
     return Outcome.INVALID_RESPONSE if attempts.error_code in _INVALID_CODES else Outcome.REQUEST_FAILED
+
+
+def _mismatch(task_id: str, named: str) -> str:
+    return (
+        f"asked for task {_shown(task_id)}, but the answer is that of task {_shown(named)}; where the "
+        "provider's answers have IDs of their own, set verify_task_id (LUMA_VERIFY_TASK_ID) to false"
+    )
 
 
 def _shown(task_id: str) -> str:

@@ -68,7 +68,8 @@ class Body(str, Enum):
     PAGE = "page"
     """A web page."""
     TEXT = "text"
-    """Neither, or nothing at all."""
+    """Neither."""
+    EMPTY = "empty"
 
 
 @dataclass(frozen=True)
@@ -129,14 +130,14 @@ class ResponseRule:
 class AnswerShape:
     """Where a provider's answer has its parts.
 
-    An answer may come in wrappers: objects or lists of one under `inner_keys`, with the task's ID and a status word of
-    the gateway's own. `statuses` are the open or failed states that a wrapper's word (upper case) stands for where the
-    inner answer is missing. `done_statuses` promise an inner answer.
+    An answer may come in wrappers: objects, lists of one, or JSON as text under `inner_keys`, with the task's ID and a
+    status word of the gateway's own. `statuses` are the open or failed states that a wrapper's word (upper case) stands
+    for where the inner answer is missing. `done_statuses` promise an inner answer.
     """
 
     state_key: str = "state"
     id_key: str = "id"
-    inner_keys: tuple[str, ...] = ("data",)
+    inner_keys: tuple[str, ...] = ("data", "result", "response", "generation")
     wrapper_id_key: str = "task_id"
     status_key: str = "status"
     statuses: Mapping[str, str] = field(
@@ -216,18 +217,15 @@ def _is_about_task(said: Said) -> bool:
     return quotes_id or bool(_TASK.search(said.words))
 
 
-def _says_nothing(said: Said) -> bool:
-    return not said.words.strip()
-
-
 def _status(*statuses: int) -> frozenset[int]:
     return frozenset(statuses)
 
 
 _SUCCESS = frozenset(range(200, 300))
 _REFUSALS = _status(401, 402, 403)
-_NOT_JSON = frozenset({Body.PAGE, Body.TEXT})
+_NOT_JSON = frozenset({Body.PAGE, Body.TEXT, Body.EMPTY})
 _PAGE = frozenset({Body.PAGE})
+_EMPTY_BODY = frozenset({Body.EMPTY})
 _IN_FRONT_STATUSES = _status(401, 402, 403, 405, 406, 407, 409, 418, 421, 423, 451)
 """With a page: refusals by a firewall or proxy. Other statuses of 4xx concern the path or the request itself."""
 _IN_FRONT = (
@@ -255,7 +253,7 @@ RULES: tuple[ResponseRule, ...] = (
     ResponseRule(ResponseAction.CONFIRM_QUOTA, _status(402)),
     ResponseRule(ResponseAction.CONFIRM_QUOTA, None, None, code_matches(_QUOTA)),
     ResponseRule(ResponseAction.CONFIRM_QUOTA, _status(403), None, words_match(_QUOTA)),
-    ResponseRule(ResponseAction.STOP_TOKEN, _status(401), None, _says_nothing),
+    ResponseRule(ResponseAction.STOP_TOKEN, _status(401), _EMPTY_BODY),
     ResponseRule(ResponseAction.CONFIRM_TOKEN, _status(401)),
     ResponseRule(ResponseAction.CONFIRM_TOKEN, _SUCCESS, None, code_matches(r"unauthori[sz]ed")),
     ResponseRule(ResponseAction.CONFIRM_TOKEN, _status(403), None, words_match(_ACCOUNT)),
@@ -290,7 +288,15 @@ _USER_INFO = re.compile(r"""(?<=//)[^\s"<>/?#]*@|(?<=/\\/)[^\s"<>/?#]*@""")
 _QUERY = re.compile(
     r"""(://|:\\/\\/)([^\s"<>?#]*)[?#][^\s"<>]*|(\?[\w.%-]+=|%3F|\bX-(Amz|Goog)-)[^\s"<>]*""", re.IGNORECASE
 )
-_NO_ERROR_CODES = frozenset({"success", "ok", "200", "0"})
+_NO_ERRORS = frozenset({"success", "ok", "200", "0"})
+"""Codes, and messages beside no code or a number, of answers that are no errors."""
+_MESSAGE_KEYS = (
+    *("message", "msg", "error_message", "error_msg", "error_description", "description", "reason"),
+    *("error", "errors", "detail", "title", "data"),
+)
+_DEEPEST_MESSAGE = 8
+_BEFORE_TEXT = "\ufeff\ufffd\0 \t\r\n"
+"""Also the byte order marks and zeros of UTF-16, read as UTF-8."""
 _EMPTY: tuple[object, ...] = (None, "", {}, [])
 """What stands for a missing value."""
 
@@ -323,10 +329,12 @@ def read_answer(
     except (ValueError, RecursionError):
         return _read_text(status, text, rules, task_id)
     if status < 300 and reads is not None and isinstance(body, dict):
-        generation, said_id = read_generation(body, shape, task_id)
+        generation, said_id = read_generation(body, shape, reads, task_id)
         if generation is not None:
-            return Response(ResponseAction.ACCEPT, text, body, generation=reads(generation), task_id=said_id)
+            return Response(ResponseAction.ACCEPT, text, body, generation=generation, task_id=said_id)
     code, message = _error_of(body) if isinstance(body, dict) else (None, None)
+    if status >= 400 and message is None:
+        message = _message_in(body)
     if status >= 400 or code is not None or message is not None:
         return _read_error(
             Said(status, Body.JSON, code or "", f"{code or ''} {message or ''}", task_id), text, body, message, rules
@@ -341,25 +349,34 @@ def read_answer(
 
 
 def read_generation(
-    body: Mapping[str, Any], shape: AnswerShape, task_id: str = ""
+    body: Mapping[str, Any],
+    shape: AnswerShape,
+    reads: Callable[[Mapping[str, Any]], Mapping[str, Any]] = dict,
+    task_id: str = "",
 ) -> tuple[Mapping[str, Any] | None, str | None]:
     """The generation in an answer or in an entry of a batch, out of any wrappers, and the task ID that it names.
 
-    (None, None) where there is no generation. Where the wrapper has a status word and no inner answer, the word becomes
+    `reads` brings it into the shape of the page. (None, None) where there is no generation: its state is a word, which
+    is not blank. Where the wrapper has a status word and no inner answer, the word becomes
     the state. A word that promises an inner answer makes none.
     """
     found: Mapping[str, Any] | None = None
     wrapper: Mapping[str, Any] = {}
+    named: str | None = None
     node: Mapping[str, Any] | None = body
     while node is not None:
         if node.get(shape.state_key) not in _EMPTY:
             found = node
-        elif shape.status_key in node and shape.wrapper_id_key in node:
-            wrapper = node
+            named = id_text(node.get(shape.id_key)) or id_text(node.get(shape.wrapper_id_key)) or named
+        elif found is None:
+            named = id_text(node.get(shape.wrapper_id_key)) or named
+            if shape.status_key in node and shape.wrapper_id_key in node:
+                wrapper = node
         node = _inner(node, shape, task_id)
-    named = id_text(wrapper.get(shape.wrapper_id_key))
     if found is not None:
-        return found, id_text(found.get(shape.id_key)) or named
+        generation = reads(found)
+        state = generation.get("state")
+        return (generation, named) if isinstance(state, str) and state.strip() else (None, None)
     status = wrapper.get(shape.status_key)
     if not isinstance(status, str) or not status or status.upper() in shape.done_statuses:
         return None, None
@@ -368,13 +385,15 @@ def read_generation(
     # The wrapper's word is the gateway's own record of the task.
     state = shape.statuses.get(status.upper(), status)
     reason = wrapper.get(shape.reason_key) if state == "failed" else None
-    return {shape.id_key: named, shape.state_key: state, "failure_reason": reason}, named
+    return reads({shape.id_key: named, shape.state_key: state, "failure_reason": reason}), named
 
 
 def _inner(node: Mapping[str, Any], shape: AnswerShape, task_id: str) -> Mapping[str, Any] | None:
     """What a wrapper holds: an object, the only entry of a list, or the entry of the task."""
     for key in shape.inner_keys:
         value = node.get(key)
+        if isinstance(value, str):
+            value = _json_in(value)
         if isinstance(value, list):
             entries = [entry for entry in value if isinstance(entry, dict)]
             of_task = [entry for entry in entries if id_text(entry.get(shape.wrapper_id_key)) == task_id]
@@ -382,6 +401,16 @@ def _inner(node: Mapping[str, Any], shape: AnswerShape, task_id: str) -> Mapping
         if isinstance(value, dict):
             return value
     return None
+
+
+def _json_in(text: str) -> object:
+    """What JSON in a text says; None where it is another text."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _read_error(said: Said, text: str, body: Any, message: str | None, rules: tuple[ResponseRule, ...]) -> Response:
@@ -396,7 +425,8 @@ def _read_error(said: Said, text: str, body: Any, message: str | None, rules: tu
 
 def _read_text(status: int, text: str, rules: tuple[ResponseRule, ...], task_id: str) -> Response:
     """An answer that is not JSON: a proxy's page, or a body that was cut."""
-    body = Body.PAGE if text.lstrip("\ufeff \t\r\n").startswith("<") else Body.TEXT
+    start = text.lstrip(_BEFORE_TEXT)[:1]
+    body = Body.PAGE if start == "<" else Body.TEXT if start else Body.EMPTY
     if status < 300:
         kind = "a web page, not JSON" if body is Body.PAGE else "not JSON"
         return Response(
@@ -417,7 +447,24 @@ def _error_of(body: Mapping[str, Any]) -> tuple[str | None, str | None]:
     if detail:
         return None, detail if isinstance(detail, str) else json.dumps(detail)
     code, message = _text(body.get("code")), _text(body.get("message"))
-    return (None, None) if code is not None and code.lower() in _NO_ERROR_CODES else (code, message)
+    is_word = code is not None and not code.isdigit()
+    said = code if is_word or message is None else message
+    is_success = (code or "").lower() in _NO_ERRORS or (said or "").strip().lower() in _NO_ERRORS
+    return (None, None) if is_success else (code, message)
+
+
+def _message_in(body: object, depth: int = 0) -> str | None:
+    """The first message in an error of an unknown shape, whatever it is wrapped in; None where there is none."""
+    if isinstance(body, str):
+        return body or None
+    if isinstance(body, list):
+        inside: list[object] = body[:1]
+    elif isinstance(body, Mapping):
+        inside = [body[key] for key in _MESSAGE_KEYS if key in body]
+    else:
+        return None
+    found = (_message_in(value, depth + 1) for value in inside if depth < _DEEPEST_MESSAGE)
+    return next((message for message in found if message is not None), None)
 
 
 def _text(value: object) -> str | None:

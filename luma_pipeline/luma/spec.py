@@ -59,23 +59,33 @@ class LinkRequest:
     """A request for a link to a task's video without watermark.
 
     The link is under the first of `link_keys` that the answer, or the object or text at `inner_key`, has.
-    `absent_statuses` are those of an account that has no such link.
+    `absent_statuses` are those of an account that has no such link. `id_keys` are where an answer names its task.
     """
 
     path: str
     link_keys: tuple[str, ...] = ("download_url", "video_url", "url")
     inner_key: str = "data"
+    id_keys: tuple[str, ...] = ("task_id", "id")
     absent_statuses: frozenset[int] = frozenset({402, 403, 404, 405, 410, 501})
 
     def link(self, body: Mapping[str, Any]) -> str | None:
         """The link in an answer; None where it has none."""
         inner = body.get(self.inner_key)
-        for holder in (body, inner if isinstance(inner, Mapping) else {}):
+        for holder in self._holders(body):
             for name in self.link_keys:
                 link = holder.get(name)
                 if isinstance(link, str) and link:
                     return link
         return inner if isinstance(inner, str) and inner.startswith("http") else None
+
+    def task_ids(self, body: Mapping[str, Any]) -> list[str]:
+        """The IDs that an answer names."""
+        found = (id_text(holder.get(key)) for holder in self._holders(body) for key in self.id_keys)
+        return [task_id for task_id in found if task_id is not None]
+
+    def _holders(self, body: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+        inner = body.get(self.inner_key)
+        return [body, inner] if isinstance(inner, Mapping) else [body]
 
 
 def _as_it_is(answer: Mapping[str, Any]) -> Mapping[str, Any]:

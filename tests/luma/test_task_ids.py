@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from luma_pipeline.luma import LUMA, Outcome, TaskResult
+from luma_pipeline.luma import LUMA, LinkUnavailableError, Outcome, TaskResult
 from luma_pipeline.sandbox.provider import Answer, Endpoint, ProviderServer
 from tests.luma.conftest import client
 
@@ -36,6 +36,11 @@ OTHERS: list[tuple[str, Any]] = [
     ("A", {"code": "success", "data": body("B")}),
     ("A", {"code": "success", "data": {"task_id": "A", "status": "SUCCESS", "data": body("B")}}),
     ("A", {"code": "success", "data": {"task_id": "B", "status": "SUCCESS", "data": body(None)}}),
+    ("A", {"task_id": "B", "state": "completed", "video": VIDEO}),
+    ("A", {"id": None, "task_id": "B", "state": "completed", "video": VIDEO}),
+    ("A", {"task_id": "B", "data": {"state": "completed", "video": VIDEO}}),
+    ("A", {"id": "B", "state": "done", "data": {"state": "completed", "video": VIDEO}}),
+    ("A", {"code": "success", "data": {"task_id": "B", "data": {"state": "completed", "video": VIDEO}}}),
     ("A", {"task_id": "B", "status": "FAILURE", "fail_reason": "why", "data": None}),
 ]
 
@@ -119,3 +124,28 @@ def test_a_batch_may_spell_an_id_otherwise(provider: ProviderServer) -> None:
     with client(provider, batch_size=2) as luma:
         assert [result.state for result in luma.fetch(["7", UUID])] == ["completed"] * 2
     assert provider.total == 1
+
+
+LINKS: list[tuple[dict[str, Any], str | None]] = [
+    ({"task_id": "B", "url": "b"}, None),
+    ({"id": "B", "url": "b"}, None),
+    ({"code": "success", "data": {"task_id": "B", "download_url": "b"}}, None),
+    ({"id": "A", "url": "a"}, "a"),
+    ({"id": 4711, "task_id": "A", "url": "a"}, "a"),
+    ({"code": "success", "data": {"download_url": "a"}}, "a"),
+]
+
+
+@pytest.mark.parametrize(("answer", "link"), LINKS)
+def test_a_link_of_another_task_is_not_taken(
+    provider: ProviderServer, answer: dict[str, Any], link: str | None
+) -> None:
+    provider.script("A", [Answer.of_json(answer)] * 2, endpoint=Endpoint.DOWNLOAD_URL)
+    with client(provider) as luma:
+        if link is not None:
+            assert luma.unwatermarked_link("A") == link
+        else:
+            with pytest.raises(LinkUnavailableError, match=r"task 'A'.*task 'B'.*LUMA_VERIFY_TASK_ID"):
+                luma.unwatermarked_link("A")
+    with client(provider, verify_task_id=False) as luma:
+        assert luma.unwatermarked_link("A") == (link or "b")

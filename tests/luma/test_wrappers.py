@@ -42,6 +42,15 @@ INNER_ANSWERS: dict[str, Any] = {
         [{"task_id": "other", "status": "SUCCESS", "data": {**INNER, "id": "other"}}, record("SUCCESS", INNER)]
     ),
     "three deep": success(success(success(INNER))),
+    "as text": success(json.dumps(INNER)),
+    "the record with text": success(record("SUCCESS", json.dumps(INNER))),
+    "the record as text": success(json.dumps(record("SUCCESS", INNER))),
+    "as a list in text": success(json.dumps([record("SUCCESS", INNER)])),
+    "as a result": {"code": 0, "msg": "ok", "result": INNER},
+    "as a response": {"response": INNER},
+    "as a generation": success({"generation": INNER}),
+    "the record with a result": success({"id": 4711, "task_id": "t", "status": "SUCCESS", "result": INNER}),
+    "with a message alone": {"message": "ok", "data": INNER},
     "in a record with a state": record("SUCCESS", INNER, state=None),
     "without an ID": success(record("SUCCESS", {key: value for key, value in INNER.items() if key != "id"})),
     "the record says another word": success(record("IN_PROGRESS", INNER)),
@@ -69,7 +78,16 @@ WORDS = [
 
 
 @pytest.mark.parametrize(
-    "wraps", [success, lambda body: body, lambda body: success([body])], ids=["in", "alone", "list"]
+    "wraps",
+    [
+        success,
+        lambda body: body,
+        lambda body: success([body]),
+        lambda body: success(json.dumps(body)),
+        lambda body: {"message": "OK", "data": body},
+        lambda body: {"code": 1, "message": "success", "data": body},
+    ],
+    ids=["in", "alone", "list", "text", "a message", "a code of another kind"],
 )
 @pytest.mark.parametrize(("body", "state", "reason"), WORDS)
 def test_the_gateways_word_is_the_state_where_there_is_no_inner_answer(
@@ -86,6 +104,14 @@ NO_ANSWERS: dict[str, Any] = {
     "a video without a state": {"id": "t", "video": {"url": "https://cdn.example/t.mp4"}},
     "a null state": {"id": "t", "state": None},
     "an empty state": {"id": "t", "state": ""},
+    "a state that is an object": {"id": "t", "state": {"name": "completed"}},
+    "a state that is a number": {"id": "t", "state": 5, "video": {"url": "https://cdn.example/t.mp4"}},
+    "a state that is true": {"id": "t", "state": True},
+    "a blank state": {"id": "t", "state": "  "},
+    "an inner state that is a number": success(record("SUCCESS", {**INNER, "state": 2})),
+    "nothing with a message": {"message": "ok", "data": None},
+    "a text that is no JSON": success("{completed}"),
+    "a text of brackets": success("[" * 100_000),
     "a wrapped ID": success({"id": 4711}, message="ok"),
     "a success without an inner answer": success(record("SUCCESS")),
     "a completed task without an inner answer": success(record("completed", {})),
