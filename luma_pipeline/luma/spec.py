@@ -42,7 +42,10 @@ class BatchRequest:
         return json.dumps({self.ids_key: list(task_ids)}).encode()
 
     def entries(self, body: object) -> Mapping[str, Mapping[str, Any]] | None:
-        """The entries of an answer by `comparable_id`; None where the answer has no list of them."""
+        """The entries of an answer by `comparable_id`; None where the answer has no list of them.
+
+        An ID that comes twice has no entry: which of the two is the task's cannot be told.
+        """
         listed = body.get(self.entries_key) if isinstance(body, Mapping) else None
         if not isinstance(listed, list):
             return None
@@ -50,7 +53,8 @@ class BatchRequest:
         for entry in listed:
             task_id = id_text(entry.get(self.entry_id_key)) if isinstance(entry, Mapping) else None
             if task_id is not None:
-                found[comparable_id(task_id)] = entry
+                is_first = comparable_id(task_id) not in found
+                found[comparable_id(task_id)] = entry if is_first else {}
         return found
 
 

@@ -118,6 +118,15 @@ def test_answers_that_a_batch_has_mixed_up_are_not_taken(provider: ProviderServe
     assert codes == {"A": mixed, "B": mixed, "C": None}
 
 
+def test_a_task_that_a_batch_answers_twice_is_asked_for_singly(provider: ProviderServer) -> None:
+    entries = [{"task_id": task_id, "data": {"state": "completed", "video": VIDEO}} for task_id in "ABA"]
+    provider.script("", [Answer.of_json({"code": "success", "data": entries})], endpoint=Endpoint.BATCH)
+    provider.script("A", [Answer.of_json(body("A"))])
+    with client(provider, batch_size=2) as luma:
+        assert [result.state for result in luma.fetch("AB")] == ["completed"] * 2
+    assert [request.task_ids for request in provider.requests if request.endpoint is Endpoint.SINGLE] == [("A",)]
+
+
 def test_a_batch_may_spell_an_id_otherwise(provider: ProviderServer) -> None:
     entries = [{"task_id": 7, "data": body(7)}, {"task_id": UUID.upper(), "data": body(UUID)}]
     provider.script("", [Answer.of_json({"code": "success", "data": entries})], endpoint=Endpoint.BATCH)
