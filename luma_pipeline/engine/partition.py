@@ -174,12 +174,13 @@ class PartitionWork:
         return on_answer
 
     def plan(self, partition: Partition) -> PartitionReport:
-        """What `do` would ask and copy; writes nothing."""
+        """What `do` would ask and copy; writes nothing. Raises EmptiedError where `do` would."""
         generations_file = self.dataset.partition(GENERATIONS, partition.folder)
         tasks: pa.Table | None = None
         tasks_report = to_ask = to_copy = None
         if self.source is not None:
             tasks, tasks_report = read_tasks(self.source, partition.start, partition.end, None)
+            self._refuse_to_empty(tasks, tasks_report, partition)
         if self.client is not None:
             stored = tasks if tasks is not None else self._stored_tasks(partition)
             checkpoints = self.dataset.checkpoints(GENERATIONS, partition.folder)
@@ -195,10 +196,13 @@ class PartitionWork:
             return None, None
         file = self.dataset.partition(TASKS, partition.folder)
         table, report = read_tasks(self.source, partition.start, partition.end, None)
-        for dataset in (TASKS, GENERATIONS):
-            refuse_to_empty(table, self.dataset.partition(dataset, partition.folder), self._policy(report))
+        self._refuse_to_empty(table, report, partition)
         written = file.replace(table.schema, [table], table.schema.names)
         return table, replace(report, written=written)
+
+    def _refuse_to_empty(self, tasks: pa.Table, report: TasksReport, partition: Partition) -> None:
+        for dataset in (TASKS, GENERATIONS):
+            refuse_to_empty(tasks, self.dataset.partition(dataset, partition.folder), self._policy(report))
 
     def _policy(self, tasks: TasksReport | None) -> ResolvePolicy:
         """Where the source has rows, all of whose tasks are an earlier partition's, nothing is lost by emptying."""

@@ -129,6 +129,16 @@ def test_a_plan_is_what_the_run_then_does(world: World) -> None:
         assert done.generations.asked == plan.to_ask
 
 
+def test_a_plan_refuses_to_empty_a_partition_as_the_run_does(world: World) -> None:
+    submit(world)
+    run_partition(settings(world), DAY, NEXT)
+    gone = settings(world, where="task_id = 'none'")
+    for step in (plan_partition, run_partition):
+        with pytest.raises(ConfigurationError, match=r"no task any more.*allow_empty"):
+            step(gone, DAY, NEXT)
+    assert plan_partition(gone, DAY, NEXT, options=RunOptions(allow_empty=True)).to_ask == 0
+
+
 def test_a_setting_that_is_wrong_is_an_error_of_that_kind(world: World) -> None:
     submit(world)
     with pytest.raises(ConfigurationError, match="no table 'nowhere'"):
