@@ -246,6 +246,9 @@ RULES: tuple[ResponseRule, ...] = (
     # The token and the account. What names the task is the task's own, unless a code says that the token is bad.
     ResponseRule(ResponseAction.CONFIRM_TOKEN, _status(401, 403), frozenset({Body.JSON}), words_match(_REFUSED_KEY)),
     ResponseRule(ResponseAction.CONFIRM_TOKEN, _SUCCESS, None, code_matches(_REFUSED_KEY)),
+    ResponseRule(
+        ResponseAction.CONFIRM_TOKEN, _SUCCESS, None, _both(code_matches("^40[13]$"), words_match(_REFUSED_KEY))
+    ),
     ResponseRule(ResponseAction.RETRY, _IN_FRONT_STATUSES, _PAGE, None, FailureClass.PROVIDER, _IN_FRONT),
     ResponseRule(ResponseAction.RETRY, _status(403, 407), _NOT_JSON, None, FailureClass.PROVIDER, _IN_FRONT),
     ResponseRule(ResponseAction.FAIL, _REFUSALS, None, _is_about_task),
@@ -446,7 +449,8 @@ def _error_of(body: Mapping[str, Any]) -> tuple[str | None, str | None]:
     detail = body.get("detail")
     if detail:
         return None, detail if isinstance(detail, str) else json.dumps(detail)
-    code, message = _text(body.get("code")), _text(body.get("message"))
+    code = _text(body.get("code"))
+    message = _text(body.get("message")) or (_text(body.get("msg")) if code is not None else None)
     is_word = code is not None and not code.isdigit()
     said = code if is_word or message is None else message
     is_success = (code or "").lower() in _NO_ERRORS or (said or "").strip().lower() in _NO_ERRORS

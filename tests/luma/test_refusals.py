@@ -78,6 +78,7 @@ AS_IF_OF_ALL = {
     "401, null": Answer.of_json(None, 401),
     "401, an empty list": Answer.of_json([], 401),
     "401, other names": Answer.of_json({"code": 401, "msg": "Invalid token"}, 401),
+    "200, a status for a code": Answer.of_json({"code": 401, "msg": "Invalid token", "data": None}),
     "402": Answer(402),
     "403, quota, other names": Answer.of_json({"errors": [{"message": "insufficient balance"}]}, 403),
     "403, token": refusal(403, "forbidden", "This token has no access to this model."),

@@ -86,8 +86,9 @@ WORDS = [
         lambda body: success(json.dumps(body)),
         lambda body: {"message": "OK", "data": body},
         lambda body: {"code": 1, "message": "success", "data": body},
+        lambda body: {"code": 1, "msg": "success", "data": body},
     ],
-    ids=["in", "alone", "list", "text", "a message", "a code of another kind"],
+    ids=["in", "alone", "list", "text", "a message", "a code of another kind", "a msg"],
 )
 @pytest.mark.parametrize(("body", "state", "reason"), WORDS)
 def test_the_gateways_word_is_the_state_where_there_is_no_inner_answer(
