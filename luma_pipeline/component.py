@@ -294,7 +294,7 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     def _check_together(self) -> None:
         """Raise ValueError for settings that cannot be, or not beside each other."""
         if self.dialect not in SPECS:
-            raise ValueError(f"LUMA_DIALECT must be gateway or luma, not {self.dialect!r}")
+            raise ValueError(f"LUMA_DIALECT must be {' or '.join(SPECS)}, not {self.dialect!r}")
         smallest = -(-self.max_video_bytes // LARGEST_PART_COUNT)
         if self.part_size_bytes < smallest:
             raise ValueError(
@@ -423,8 +423,8 @@ def _link_preference(names: list[str], dialect: str) -> tuple[LinkSource, ...]:
     except ValueError:
         there = ", ".join(source.value for source in LinkSource)
         raise ValueError(f"LUMA_LINK_PREFERENCE must be some of {there}, not {', '.join(names)}") from None
-    if LinkSource.UNWATERMARKED in preference and dialect != "gateway":
-        raise ValueError("LUMA_LINK_PREFERENCE: unwatermarked is a link of the gateway's, not of the dialect luma")
+    if LinkSource.UNWATERMARKED in preference and SPECS[dialect].unwatermarked is None:
+        raise ValueError(f"LUMA_LINK_PREFERENCE: the dialect {dialect} has no request for an unwatermarked link")
     return preference
 
 

@@ -32,7 +32,7 @@ __all__ = ["LocalStorage"]
 T = TypeVar("T")
 
 _MOST_SWEPT_ENTRIES = 200_000
-"""Files and folders that one sweep looks at, which takes about a second."""
+"""Files and folders that one sweep reads, which takes about a second."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 
 
 class LocalStorage:
-    """Files in a folder. A file is written beside its place under a name of its own, forced to disk, and renamed."""
+    """Files in a folder. A file is written in its folder under a temporary name, forced to disk, and renamed."""
 
     def __init__(self, root: str, url: str) -> None:
         self.root = root
@@ -89,7 +89,7 @@ class LocalStorage:
             os.utime(path)
 
     def replace(self, path: str, write: Callable[[IO[bytes]], T], over: str | None = None) -> T:
-        """See `Storage.replace`. Between the last look at the version and the renaming another run can replace it."""
+        """See `Storage.replace`. Between the comparison of versions and the renaming another run can replace it."""
         target = Path(path)
         temporary = target.with_name(temporary_name(target.name, uuid.uuid4().hex))
         with self._explained():
@@ -129,7 +129,7 @@ class LocalStorage:
                     probe.unlink()
 
     def sweep(self, older_than_seconds: float) -> int:
-        """See `Storage.sweep`. Folders near the root come first, and no more than 200,000 entries are looked at."""
+        """See `Storage.sweep`. Folders near the root come first, and no more than 200,000 entries are read."""
         latest = time.time() - older_than_seconds
         folders, seen, swept = deque([self.root]), 0, 0
         while folders and seen < _MOST_SWEPT_ENTRIES:

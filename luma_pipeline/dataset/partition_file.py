@@ -115,8 +115,8 @@ class PartitionFile:
     ) -> Written:
         """Write the tables as the partition's new content, and show it only when it is whole.
 
-        With `over` it takes the place of the file of that version alone (empty: of none): StaleVersionError, and
-        nothing replaced, if there is another by then. The version is compared last of all: before the renaming, and on
+        With `over` it replaces the file of that version alone (empty: no file): StaleVersionError, and nothing
+        replaced, if there is another by then. The version is compared last of all: before the renaming, and on
         S3 by the store itself where it has conditional writes.
 
         A reader, or a kill at any instant, sees the old file or the new one. On S3 the file is written to a local

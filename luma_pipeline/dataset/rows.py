@@ -1,4 +1,4 @@
-"""The dataset's room: rows that lie in several tables, in the order in which they are wanted."""
+"""The dataset's room: rows that lie in several tables, in the order that a caller asks for."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class S3Storage:
         """See `Storage.replace`. The file is written to a local temporary file first.
 
         The store compares the version where it has conditional writes; where it has none, another run can replace the
-        object between the last look at its version and the end of the upload.
+        object between the comparison of versions and the end of the upload.
         """
         with self._temporary_file() as file:
             result = write(file)
@@ -194,7 +194,7 @@ class S3Storage:
             with self._explained():
                 return abort_uploads(self._store, self._prefix, is_ours, older_than_seconds)
         except DatasetError as error:
-            _log.warning("unfinished uploads were not looked for: %s", error)
+            _log.warning("unfinished uploads were not swept: %s", error)
             return 0
 
     def _upload(
@@ -257,7 +257,7 @@ class S3Storage:
             raise
         except S3Error as error:
             kind = DatasetUnavailableError if isinstance(error, PassingError) else DatasetSettingsError
-            hint = "; AWS_ENDPOINT_URL_S3 says in which store it is looked for" if error.code == "NoSuchBucket" else ""
+            hint = "; AWS_ENDPOINT_URL_S3 says which store is asked" if error.code == "NoSuchBucket" else ""
             raise kind(f"the datasets under {self._url} ({_SETTING}): {error}{hint}") from error
 
 

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from itertools import chain
 from types import TracebackType
 
 import numpy as np
@@ -197,7 +198,7 @@ def ask(tasks: Tasks, to_ask: Positions, client: LumaClient, answers: Answers, o
                 yield task_id
 
         while not is_done:
-            for result in client.fetch(task_ids()):
+            for result in chain.from_iterable(client.fetch_batches(task_ids())):
                 index = under_way.pop(result.task_id)
                 answers.add(index, result)
                 if hand_over is not None:

@@ -72,7 +72,7 @@ class Action(IntEnum):
     CONFIRM = 2
     """The manifest knows the object: confirmed with the store."""
     FIND = 3
-    """Given up: looked for in the bucket, where it may have come by another way, and not fetched."""
+    """Given up and not fetched. It is found if it has come into the bucket by another way."""
 
 
 class CopyDecision(NamedTuple):
@@ -132,7 +132,7 @@ class EarlierVideos:
             actions[_at(self._is_there & self._is_ours, earlier)] = Action.CONFIRM
         if is_given_up_kept:
             given_up = _at(self._is_final & self._is_ours, earlier) & is_old[:, np.newaxis]
-            # Where everything is copied again nothing is looked for.
+            # Where everything is copied again nothing is searched for.
             actions[given_up] = Action.NONE if policy.overwrite else Action.FIND
         actions[numbers >= 0] = Action.NONE
         return CopyDecision(actions, numbers, earlier, self._open_others(task_ids, is_old))

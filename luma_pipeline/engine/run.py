@@ -18,7 +18,7 @@ from functools import partial
 from types import TracebackType
 from typing import NamedTuple, TypeVar
 
-from luma_pipeline.dataset import Dataset
+from luma_pipeline.dataset import SWEEP_AFTER_SECONDS, Dataset
 from luma_pipeline.engine.generations import ResolvePolicy
 from luma_pipeline.engine.partition import (
     GENERATIONS,
@@ -224,7 +224,7 @@ class PipelineRun:
         dataset = Dataset(url=settings.data_url)
         dataset.check()
         if not options.dry_run:
-            dataset.sweep()
+            dataset.sweep(min(SWEEP_AFTER_SECONDS, policies.orphans_older_than_seconds))
         give_up = GiveUpPolicy(policies.give_up_after_seconds, datetime.now(timezone.utc), never=options.retry_failed)
         client = self._open_client() if self._datasets & {GENERATIONS, VIDEOS} else None
         links = ProviderLinks(client, policies.link_preference) if client is not None else None

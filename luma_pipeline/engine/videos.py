@@ -2,7 +2,7 @@
 
 Memory stays flat however many videos a partition has: of earlier rows only what decides is held, new rows are
 compressed and go to a temporary file when they are many, the generations are walked a row group at a time, and no more
-copies are begun than the copier takes. The bound: 120 bytes a video.
+copies are begun than the copier takes. The bound: 350 bytes a video.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ __all__ = ["VIDEOS_SCHEMA", "ManifestPolicy", "PartitionVideos", "VideosReport"]
 _log = logging.getLogger(__name__)
 
 _NO_FETCH = "about:blank"
-"""The link of what is looked for and not fetched: it is refused before anybody is asked, also for a better one."""
+"""The link of what may be found and is not fetched: it is refused before anybody is asked, also for a better one."""
 _DIGEST_COLUMNS = ("task_id", "artifact", "key", "sha256", "error_code")
 _FIRST_FAILURES = 20
 _FAILURE_COLUMNS = ("task_id", "artifact", "status", "error_code", "error_message")
@@ -79,7 +79,7 @@ class VideosReport:
         return float(np.quantile(np.frombuffer(self.copy_seconds), quantile)) if self.copy_seconds else None
 
     def count_rows(self, table: pa.Table) -> None:
-        """Take in rows of tasks that this run looked at."""
+        """Take in rows of tasks that are completed."""
         for entry in pc.value_counts(table["status"]).to_pylist():
             self.statuses[entry["values"]] += entry["counts"]
         failures = table.filter(pc.invert(pc.is_in(table["status"], value_set=IN_BUCKET))).select(_FAILURE_COLUMNS)

@@ -190,7 +190,7 @@ _TASK = re.compile(
     r"(?! (model|api|service|feature|endpoint|plan|quota))"
     r"|(?<![a-z])(task|job|record|generation)[ _:-]*(id)?[ _:='\"-]*(access|forbidden|denied|owner|permission|private"
     r"|not[ _](yours|allowed|permitted|accessible|owned|visible)|(is |was )?(owned|created|belongs?))"
-    r"|(belongs to|owned by) (another|a different|someone|other)|not the owner|任务",
+    r"|(belongs to|owned by) (another|a different|someone|other)|not the owner|[该此这]个?任务",
     re.IGNORECASE,
 )
 """A refusal of one task."""

@@ -85,7 +85,7 @@ class ArtifactCopy:
             if found.present is not None:
                 return found.present
             self.known = None
-        if not self.download.link.settle():
+        if not self.download.link.ensure_url():
             raise CopyError(ErrorCode.NO_LINK, f"the answer has no link for {self._request.artifact}")
         while True:
             try:

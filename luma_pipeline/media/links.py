@@ -58,7 +58,7 @@ class Link:
     def __repr__(self) -> str:
         return f"Link({redact_link(self.url)!r})"
 
-    def settle(self) -> bool:
+    def ensure_url(self) -> bool:
         """Ask for the better link, if there is one to ask for, or for any, if there is none; whether there is one."""
         better, self._better = self._better, None
         self.url = self._answer(better) or self.url

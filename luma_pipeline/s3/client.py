@@ -10,7 +10,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from luma_pipeline.s3.errors import S3SettingsError
+from luma_pipeline.s3.errors import S3SettingsError, without_secrets
 from luma_pipeline.s3.redaction import redact_logs
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def make_client(*, max_connections: int, timeouts: tuple[float, float], max_atte
         session = boto3.session.Session(botocore_session=core, region_name=os.environ.get("AWS_REGION") or None)
         client = session.client("s3", config=config)
     except (BotoCoreError, ValueError) as error:
-        raise S3SettingsError(f"cannot set up an S3 client: {error}{_hint(error)}") from None
+        raise S3SettingsError(f"cannot set up an S3 client: {without_secrets(str(error))}{_hint(error)}") from None
     redact_logs()
     return client
 

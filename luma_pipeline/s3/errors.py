@@ -12,12 +12,15 @@ from botocore.exceptions import (
     CredentialRetrievalError,
     EndpointConnectionError,
     HTTPClientError,
+    InvalidConfigError,
     InvalidEndpointDiscoveryConfigurationError,
     NoCredentialsError,
     ParamValidationError,
     PartialCredentialsError,
+    ProfileNotFound,
     ReadTimeoutError,
     SSLError,
+    SSOError,
     TokenRetrievalError,
 )
 from botocore.parsers import ResponseParserError
@@ -39,6 +42,7 @@ __all__ = [
     "code_of",
     "message_of",
     "status_of",
+    "without_secrets",
 ]
 
 
@@ -103,7 +107,17 @@ _REGION = {
 }
 _FULL = re.compile(r"quota|storage ?full|insufficientstorage|storagelimit|cap ?exceeded|outofspace", re.IGNORECASE)
 _SECRETS = re.compile(r"(?=[^\s]*[a-z])(?=[^\s]*[A-Z])(?=[^\s]*[0-9])[A-Za-z0-9+/=_-]{36,}")
-_CREDENTIALS = (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError, TokenRetrievalError)
+_CREDENTIALS = (
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    TokenRetrievalError,
+    SSOError,
+    InvalidConfigError,
+    ProfileNotFound,
+)
+# Requests that boto3 makes for temporary keys, in the middle of one of ours.
+_KEY_REQUESTS = {"AssumeRole", "AssumeRoleWithWebIdentity", "AssumeRoleWithSAML", "GetRoleCredentials"}
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")
 _LONGEST_MESSAGE = 300
@@ -141,7 +155,7 @@ class ErrorTranslator:
     """
 
     def __init__(self, bucket: str, endpoint: str, *, permissions: str, setting: str) -> None:
-        self._where = f"bucket {bucket!r} ({endpoint})"
+        self._where = f"bucket {bucket!r} ({without_secrets(endpoint)})"
         self._permissions = permissions
         self._setting = setting
 
@@ -153,6 +167,9 @@ class ErrorTranslator:
             return kind(f"{self._where}: {text}", code=code, status=status)
 
         said = _said(error)
+        if isinstance(error, ClientError) and error.operation_name in _KEY_REQUESTS:
+            hint = "check role_arn and source_profile of the AWS profile, and what the role trusts"
+            return made(S3SettingsError, f"no usable S3 credentials: {error.operation_name} failed ({said}); {hint}")
         if not isinstance(error, ClientError):
             return made(*self._without_answer(error, doing, is_bucket=is_bucket))
         if code == "InvalidObjectState":
@@ -181,8 +198,9 @@ class ErrorTranslator:
 
     def _without_answer(self, error: Exception, doing: str, *, is_bucket: bool) -> tuple[type[S3Error], str]:
         if isinstance(error, _CREDENTIALS):
+            said = without_secrets(str(error))
             return S3SettingsError, (
-                f"no usable S3 credentials ({error}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+                f"no usable S3 credentials ({said}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
             )
         if isinstance(error, NotS3Error | ResponseParserError):
             # In the middle of a run it is one answer of many, cut or from a proxy.
@@ -190,7 +208,7 @@ class ErrorTranslator:
                 f"{doing}: the answer is not S3's ({_said(error)}); {_PORTAL}"
             )
         if isinstance(error, ParamValidationError | InvalidEndpointDiscoveryConfigurationError):
-            return S3SettingsError, f"{doing}: {_clean(str(error))}; set {self._setting} right"
+            return S3SettingsError, f"{doing}: {without_secrets(str(error))}; set {self._setting} right"
         if isinstance(error, SSLError):
             return S3RequestError, f"{doing}: {_said(error)}; check AWS_CA_BUNDLE and AWS_ENDPOINT_URL_S3"
         return S3RequestError, f"{doing}: no answer ({_said(error)}); check AWS_ENDPOINT_URL_S3 and AWS_REGION"
@@ -227,15 +245,15 @@ def status_of(error: Exception) -> int | None:
 def _said(error: Exception) -> str:
     """The code and the message of the store on one line, without what may be a secret."""
     if isinstance(error, ClientError):
-        message = _clean(message_of(error))
+        message = without_secrets(message_of(error))
         if _is_page(error):
-            return f"{_clean(code_of(error))}: a page of type text/html, not S3's XML"
-        return f"{_clean(code_of(error))}: {message}" if message else _clean(code_of(error))
+            return f"{without_secrets(code_of(error))}: a page of type text/html, not S3's XML"
+        return f"{without_secrets(code_of(error))}: {message}" if message else without_secrets(code_of(error))
     if isinstance(error, NotS3Error):
-        return _clean(str(error))
+        return without_secrets(str(error))
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError | ReadTimeoutError | SSLError):
         # Their text has the URL, which has no signature: boto3 signs in headers.
-        return _clean(f"{type(error).__name__}: {error}")
+        return without_secrets(f"{type(error).__name__}: {error}")
     if isinstance(error, HTTPClientError) and isinstance(error.kwargs.get("error"), RecursionError):
         return "redirects without end"  # boto3 follows a portal's redirect on the same connection
     if isinstance(error, BotoCoreError):
@@ -243,9 +261,11 @@ def _said(error: Exception) -> str:
     return "no XML"
 
 
-def _clean(text: str) -> str:
+def without_secrets(text: str) -> str:
+    """Text on one line, without tags, queries, user names, passwords, and what looks like a key or a token."""
     plain = "".join(c if c.isprintable() else " " for c in text)
     plain = re.sub(r"<[^>]{0,200}>", " ", plain)
+    plain = re.sub(r"//[^/\s@]*@", "//", plain)
     plain = re.sub(r"\?[^\s'\"]*", "?…", _SECRETS.sub("[redacted]", plain))
     return " ".join(plain.split())[:_LONGEST_MESSAGE]
 
@@ -255,7 +275,7 @@ def _region_hint(error: ClientError) -> str:
     headers = response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
     region = headers.get("x-amz-bucket-region") or response.get("Error", {}).get("Region")
     if region:
-        return f"the bucket's region is {_clean(str(region))}: set AWS_REGION to it"
+        return f"the bucket's region is {without_secrets(str(region))}: set AWS_REGION to it"
     if code_of(error) in _REGION:
         return "check AWS_REGION and AWS_ENDPOINT_URL_S3"
     return _PORTAL

@@ -107,11 +107,15 @@ def test_a_closed_client_can_be_told_from_a_fault(provider: ProviderServer) -> N
 
 
 def test_what_was_answered_before_the_end_is_handed_over(provider: ProviderServer) -> None:
-    provider.script("task-30", [Answer(401)])
-    found: list[str] = []
-    with client(provider, max_concurrency=1) as luma, pytest.raises(LumaError, match="refused the token"):
-        found.extend(result.task_id for result in luma.fetch(IDS))
-    assert found == IDS[:30]
+    provider.latency_seconds = 0.05
+    provider.script("task-5", [Answer(401)])
+    with client(provider, max_concurrency=1) as luma:
+        answers = luma.fetch(IDS)
+        found = [next(answers).task_id]
+        time.sleep(1.0)  # the run has ended by now
+        with pytest.raises(LumaError, match="refused the token"):
+            found.extend(result.task_id for result in answers)
+    assert found == IDS[:5]
 
 
 def test_no_thread_outlives_the_client(provider: ProviderServer) -> None:

@@ -7,6 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
+import pytest
+
 from luma_pipeline.luma.workers import WorkerPool
 
 
@@ -33,16 +35,27 @@ def test_work_that_waits_is_done_by_all_threads() -> None:
     assert len(run(lambda _: time.sleep(0.03), 200)) == 16
 
 
-def test_work_that_hardly_waits_is_done_by_few_threads() -> None:
-    def compute(_: int) -> None:
-        until = time.thread_time() + 0.0005
-        while time.thread_time() < until:
-            pass
-        time.sleep(0)
+class Clock:
+    """Stands for the module `time` in the pool: no machine is too busy for it."""
 
-    by_thread = run(compute, 2_000)
-    most = sum(count for _, count in by_thread.most_common(4))
-    assert most > 0.8 * by_thread.total()
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def thread_time(self) -> float:
+        return self.now
+
+
+def test_work_that_does_not_wait_is_done_by_two_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr("luma_pipeline.luma.workers.time", clock)
+
+    def compute(_: int) -> None:
+        clock.now += 0.0002
+
+    assert len(run(compute, 2_000)) <= 2
 
 
 def test_the_thread_that_went_idle_last_is_woken_first() -> None:
@@ -65,7 +78,7 @@ def test_the_thread_that_went_idle_last_is_woken_first() -> None:
         pool.put([0])
         assert gate.acquire(timeout=10.0)
         time.sleep(0.05)
-    assert len(set(names)) == 1
+    assert Counter(names).most_common(1)[0][1] >= 8
     pool.close(5.0)
 
 

@@ -104,7 +104,7 @@ GONE = [
 def test_a_file_that_cannot_be_had_whole_leaves_nothing(
     area: Area, cdn: FaultyCdn, answer: Answer, code: ErrorCode
 ) -> None:
-    # With no validator each attempt starts anew, so that a cut stays a cut.
+    # With no validator each attempt starts at byte 0, so that a cut stays a cut.
     assert_nothing(area, copy(area, cdn.add(answer.but(etag=None))), code)
 
 

@@ -102,7 +102,7 @@ def test_a_brand_tells_videos_from_pictures_and_sound(expected: str | None, head
 
 
 @pytest.mark.parametrize("steps", [1, 7, 4096])
-@pytest.mark.parametrize("body", [*VIDEOS.values(), *UNPLAYABLE.values()])
+@pytest.mark.parametrize("body", [*VIDEOS.values(), *UNPLAYABLE.values()], ids=[*VIDEOS, *UNPLAYABLE])
 def test_whether_a_file_can_be_played_does_not_depend_on_how_it_comes(body: bytes, steps: int) -> None:
     whole, pieces = BoxWalk(), BoxWalk()
     whole.feed(memoryview(body))

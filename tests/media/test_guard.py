@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import socket
 import ssl
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ from hypothesis import strategies as st
 from luma_pipeline.http.errors import TargetRefusedError, TargetRefusedReason
 from luma_pipeline.http.guard import Guard, parse_target
 from luma_pipeline.media import Artifact, CopyRequest, CopyStatus
+from luma_pipeline.media.transport import Transport
 from tests.media import samples
 from tests.media.conftest import Area
 from tests.media.faulty_cdn import Answer, FaultyCdn
@@ -117,6 +121,45 @@ def test_loopback_is_not_asked_under_any_name(area: Area, cdn: FaultyCdn, host: 
 
     assert result_of(area, link, allow_private_addresses=False) == ("failed", "forbidden_address")
     assert cdn.asked == []
+
+
+class ForgetfulGuard(Guard):
+    """Lets an address through when it is resolved, and not when it is connected to."""
+
+    def __init__(self, *, until_connected: bool) -> None:
+        super().__init__(allow_private_addresses=True)
+        self.asked: list[str] = []
+        self._until_connected = until_connected
+
+    def allows_address(self, text: str) -> bool:
+        self.asked.append(text)
+        return len(self.asked) == 1 or not self._until_connected
+
+
+@pytest.mark.parametrize("until_connected", [True, False])
+def test_the_address_that_is_really_connected_to_is_checked_and_a_name_resolved_once(
+    cdn: FaultyCdn, until_connected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resolved: list[str] = []
+    resolve = socket.getaddrinfo
+
+    def rebinding(host: str, *args: Any, **options: Any) -> Any:
+        resolved.append(host)
+        return resolve("127.0.0.1" if len(resolved) == 1 else "169.254.169.254", *args, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    guard = ForgetfulGuard(until_connected=until_connected)
+    transport = Transport(guard, (5.0, 5.0), 1, threading.Event())
+    target = parse_target(cdn.add(Answer(BODY)).replace("127.0.0.1", "cdn.example"))
+    if until_connected:
+        with pytest.raises(TargetRefusedError):
+            transport.get(target, {}, time.monotonic() + 5)
+    else:
+        assert transport.get(target, {}, time.monotonic() + 5).status == 200
+    transport.close()
+
+    assert (guard.asked, resolved) == (["127.0.0.1"] * 2, ["cdn.example"])
+    assert len(cdn.asked) == (0 if until_connected else 1)
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ def accepted(template: str) -> KeyTemplate | None:
         return None
 
 
-@settings(max_examples=1500)
+@settings(max_examples=1000, deadline=None)
 @given(templates(), TASKS, TASKS, st.sampled_from(Artifact), st.sampled_from(Artifact), st.data())
 def test_an_accepted_template_never_gives_two_artifacts_one_key(
     text: str, one: str, other: str, artifact: Artifact, another: Artifact, data: st.DataObject
@@ -51,7 +51,7 @@ def test_an_accepted_template_never_gives_two_artifacts_one_key(
     )
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(templates(), TASKS, st.sampled_from(Artifact))
 def test_an_accepted_template_gives_paths_that_every_tool_reads_alike(text: str, task: str, artifact: Artifact) -> None:
     template = accepted(text)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +49,13 @@ OnAnswer = Callable[[TaskResult, datetime], None]
 
 
 class Watched(LumaClient):
-    """A client that tells when an answer of `fetch` has been taken, before the next is."""
+    """A client that tells when an answer has been taken, before the next is."""
 
     on_taken: OnAnswer | None = None
 
-    def fetch(self, task_ids: Iterable[str]) -> Iterator[TaskResult]:
-        for result in super().fetch(task_ids):
-            yield result
+    def fetch_batches(self, task_ids: Iterable[str]) -> Iterator[list[TaskResult]]:
+        for result in chain.from_iterable(super().fetch_batches(task_ids)):
+            yield [result]
             if self.on_taken is not None:
                 self.on_taken(result, AT)
 

@@ -8,7 +8,7 @@ import pytest
 
 from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.media import BucketError, CopyStatus, MediaCopier, TransferConfig
-from luma_pipeline.s3 import S3SettingsError, check_bucket_name, make_client
+from luma_pipeline.s3 import ObjectStore, S3Error, S3SettingsError, check_bucket_name, make_client
 from tests.media import stores
 from tests.media.conftest import BUCKET, Area
 from tests.media.copiers import make_copier
@@ -207,3 +207,29 @@ def test_the_settings_of_a_profile_are_obeyed(
     assert client.meta.config.s3["addressing_style"] == "path"  # type: ignore[attr-defined]
     with make_copier(bucket=BUCKET, prefix="profile") as copier:
         copier.check_bucket()
+
+
+def test_a_role_that_cannot_be_assumed_is_told_and_not_the_stores_permissions(
+    area: Area, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    config = tmp_path / "config"
+    role = "role_arn = arn:aws:iam::123456789012:role/copier"
+    config.write_text(PROFILE.format(endpoint=area.store.endpoint, role=role))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_DEFAULT_REGION"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+    monkeypatch.setenv("AWS_PROFILE", "videos")
+    text = "<ErrorResponse><Error><Code>AccessDenied</Code><Message>no trust</Message></Error></ErrorResponse>"
+    with FaultyStore(area.store.port, lambda request, nth: Fault(403, text=text)) as sts:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.endpoint)
+        with make_copier(bucket=BUCKET) as copier, pytest.raises(BucketError) as caught:
+            copier.check_bucket()
+    assert "AssumeRole failed (AccessDenied: no trust); check role_arn" in str(caught.value)
+
+
+def test_the_password_of_an_endpoint_is_not_shown(area: Area) -> None:
+    store = ObjectStore(area.store.client(endpoint="http://user:hunter2@127.0.0.1:9/"), BUCKET)
+    with pytest.raises(S3Error) as caught:
+        store.check("")
+    assert "hunter2" not in str(caught.value)
+    assert "127.0.0.1" in str(caught.value)

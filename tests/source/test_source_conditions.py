@@ -118,8 +118,10 @@ def test_a_condition_of_postgresql(postgres_url: str, condition: str, expected: 
 def test_a_condition_that_is_no_sql_is_told_with_its_setting(database: Database, condition: str) -> None:
     source = SourceTable(url=_created(database).url, table="generations", where=condition)
     for read in (lambda: source.read(START, END), source.rows_outside):
-        with pytest.raises(SourceTableError, match="LUMA_SOURCE_WHERE"):
+        with pytest.raises(SourceTableError, match="LUMA_SOURCE_WHERE") as caught:
             read()
+        # The driver's own error may repeat a secret.
+        assert (caught.value.__cause__, caught.value.__context__) == (None, None)
     source.close()
 
 
