@@ -140,7 +140,7 @@ def _text_filter(column: sa.Column[Any], start: datetime, end: datetime, _: Zone
     first, behind = (start - timedelta(days=1)).date(), (end + timedelta(days=2)).date()
     as_text = sa.or_(
         _text_between(column, first.isoformat(), behind.isoformat()),
-        *(_text_between(column, low, high) for low, high in _basic_ranges(first, behind)),
+        *(_text_between(column, low, high) for low, high in _basic_ranges(first - timedelta(days=1), behind)),
         _text_between(column, _ten_digits(start), _ten_digits(end + timedelta(seconds=1))),
     )
     return sa.or_(as_text, _epoch_filter(column, start, end)) if is_stored_freely(column) else as_text
@@ -162,11 +162,14 @@ def _naive(moment: datetime, zone: ZoneInfo) -> datetime:
 
 
 def _basic_ranges(first: date, behind: date) -> list[tuple[str, str]]:
-    """The ranges of texts without hyphens. Those of the last year begin behind its texts with hyphens."""
-    low, high = (day.isoformat().replace("-", "") for day in (first, behind))
+    """The ranges of texts without hyphens. Those of the last year begin behind its texts with hyphens.
+
+    No bound looks like a number: SQLite would compare it as one in a column of type TIMESTAMP, and texts are greater.
+    """
+    low, high = (f"{day:%Y%m%d}!" for day in (first, behind))
     if first.year == behind.year:
         return [(low, high)]
-    return [(low, high[:4]), (f"{high[:4]}0", high)]
+    return [(low, f"{behind:%Y}!"), (f"{behind:%Y}/", high)]
 
 
 def _seconds(moment: datetime) -> int:
