@@ -149,7 +149,11 @@ def _text_filter(column: sa.Column[Any], start: datetime, end: datetime, _: Zone
 def _epoch_filter(column: sa.Column[Any], start: datetime, end: datetime) -> sa.ColumnElement[bool]:
     number = as_stored(column)
     behind = end + timedelta(seconds=1)  # a fraction of a second is cut off
-    return sa.or_(*(sa.and_(number >= _in_unit(start, unit), number < _in_unit(behind, unit)) for unit in _EPOCH_UNITS))
+    ranges = [(number >= _in_unit(start, unit), number < _in_unit(behind, unit)) for unit in _EPOCH_UNITS]
+    if not isinstance(column.type, (sa.Integer, sa.Numeric)):
+        # SQLite takes text for greater than every number, so that for most rows the upper bound alone is looked at.
+        ranges = [(high, low) for low, high in ranges]
+    return sa.or_(*(sa.and_(*bounds) for bounds in ranges))
 
 
 def _text_between(column: sa.Column[Any], low: str, high: str) -> sa.ColumnElement[bool]:
