@@ -19,6 +19,7 @@ __all__ = [
     "check_time_column",
     "is_stored_freely",
     "mark_stored_freely",
+    "nearest_zones",
     "outside_filter",
     "selected",
     "to_utc",
@@ -46,12 +47,18 @@ def zone_named(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # OSError: a folder of zones, such as Europe
-        known = {zone.casefold(): zone for zone in available_timezones()}
+        near = nearest_zones(name)
+    hint = f"; do you mean {' or '.join(near)}?" if near else ", such as Europe/Berlin"
+    raise SourceTableError(f"LUMA_SOURCE_TIMEZONE is {name[:40]!r}, which is no time zone of the IANA database{hint}")
+
+
+def nearest_zones(name: str) -> list[str]:
+    """Up to three time zones that a text may mean: by the city or the region, else by the spelling."""
+    known = {zone.casefold(): zone for zone in available_timezones()}
     wanted = name.strip().casefold()
     cities = [zone for key, zone in sorted(known.items()) if wanted and wanted in key.split("/")]
     near = cities or [known[key] for key in difflib.get_close_matches(wanted, known, _SUGGESTED_ZONES)]
-    hint = f"; do you mean {' or '.join(near[:_SUGGESTED_ZONES])}?" if near else ", such as Europe/Berlin"
-    raise SourceTableError(f"LUMA_SOURCE_TIMEZONE is {name[:40]!r}, which is no time zone of the IANA database{hint}")
+    return near[:_SUGGESTED_ZONES]
 
 
 def to_utc(value: object, zone: ZoneInfo) -> datetime | None:
