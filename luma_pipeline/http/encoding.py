@@ -7,12 +7,14 @@ import zlib
 from luma_pipeline.http.errors import BodyTooLargeError, TransportCode, TransportError
 
 _GZIP = {"gzip", "x-gzip"}
-# Words that servers write there although the body is as it is: the coding that is none (RFC 9110), those of
-# Content-Transfer-Encoding and Transfer-Encoding, that of an upload to S3 which the object keeps, and no value.
-_NO_COMPRESSION = frozenset(
-    {"identity", "none", "no", "null", "nil", "undefined", "off", "false", "default", "plain", "raw", "text", "ascii"}
-    | {"binary", "7bit", "8bit", "chunked", "aws-chunked"}
+_COMPRESSIONS = (
+    _GZIP
+    | {"deflate", "br", "zstd", "compress", "x-compress", "dcb", "dcz", "exi", "pack200-gzip"}
+    | {*("bzip2", "x-bzip2", "lzma", "xz", "x-xz", "lz4", "snappy", "x-snappy-framed", "zip", "x-zip")}
 )
+"""IANA's content codings, and those that servers use without asking. Any other word names no compression: servers write
+charsets, media types and words of Content-Transfer-Encoding there, over bytes that are as they are. What is compressed
+in a way that nobody knows fails as what it is not: no JSON, no media."""
 
 
 def compressions(content_encoding: str | None) -> list[str]:
@@ -21,18 +23,8 @@ def compressions(content_encoding: str | None) -> list[str]:
     >>> compressions("gzip"), compressions("UTF-8"), compressions("aws-chunked, gzip"), compressions(None)
     (['gzip'], [], ['gzip'], [])
     """
-    if not content_encoding:
-        return []
-    words = (word.strip(" \t\"'").lower() for word in content_encoding.split(","))
-    return [word for word in words if word and word not in _NO_COMPRESSION and not _is_charset(word)]
-
-
-def _is_charset(word: str) -> bool:
-    try:
-        # Python's codecs are no charsets only ("zip", "base64"): a charset turns text into bytes.
-        return "a".encode(word) is not None
-    except (LookupError, ValueError):
-        return False
+    words = (word.partition(";")[0].strip(" \t\"'").lower() for word in (content_encoding or "").split(","))
+    return [word for word in words if word in _COMPRESSIONS]
 
 
 def decompressed(body: bytes, content_encoding: str | None, limit: int) -> bytes:

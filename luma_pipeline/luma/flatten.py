@@ -268,13 +268,15 @@ def _fast_time(values: _Values) -> pa.Array:
     if missing:
         values = [None if value == _NO_TIME else value for value in values]
     times = _fast_text(values).cast(TIMESTAMP)
-    if pc.any(pc.less(times, _FIRST_REAL_TIME)).as_py():
+    if pc.any(pc.or_(pc.less(times, _FIRST_REAL_TIME), pc.greater(times, _LAST_TIME))).as_py():
         raise OverflowError
     return times
 
 
 _NO_TIME = "0001-01-01T00:00:00Z"
 """The provider writes "no time" as the zero of Go's clock."""
+_LAST_TIME = pa.scalar(datetime.max.replace(tzinfo=timezone.utc), TIMESTAMP)
+"""Arrow reads later times too, from text with an offset. Python cannot say them."""
 _FIRST_REAL_TIME = pa.scalar(datetime(2, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from luma_pipeline.luma import FINAL_STATES, GENERATIONS_SCHEMA, Outcome, TaskResult, flatten, to_table
@@ -199,6 +199,7 @@ times = st.from_regex(
 
 
 @given(st.lists(times | st.sampled_from(["0001-01-01T00:00:00Z", "", None, 5]), min_size=1, max_size=3))
+@example(["9999-12-31T00:59-23:59"])
 @settings(max_examples=100, deadline=None)
 def test_a_rows_values_do_not_depend_on_its_neighbours(values: list[Any]) -> None:
     bodies = [changed(created_at=value) for value in values]
