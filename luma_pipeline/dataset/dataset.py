@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +17,8 @@ from luma_pipeline.dataset.storage import PARTITION_FILE, Storage
 
 __all__ = ["SWEEP_AFTER_SECONDS", "Dataset"]
 
+# More than the one letter of a drive.
+_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
 SWEEP_AFTER_SECONDS = 3600.0
 """Age of unfinished files and uploads that no living writer has."""
 
@@ -65,13 +68,23 @@ class Dataset:
 
 
 def _storage(url: str) -> Storage:
-    if url.startswith("s3://"):
-        bucket, _, prefix = url[len("s3://") :].partition("/")
-        if not bucket:
-            raise DatasetSettingsError("LUMA_DATA_URL names no bucket: it looks like s3://bucket/prefix")
-        return S3Storage(bucket, prefix.strip("/"), url)
-    if "://" in url and not url.startswith("file://"):
-        scheme = url.split("://")[0]
-        raise DatasetSettingsError(f"LUMA_DATA_URL must be a folder or s3://bucket/prefix, not {scheme}://…")
-    folder = Path(url[len("file://") :] if url.startswith("file://") else url).expanduser().absolute()
-    return LocalStorage(str(folder), url)
+    if not url.strip() or "\0" in url:
+        raise DatasetSettingsError("LUMA_DATA_URL is empty or has a NUL: give it a folder or s3://bucket/prefix")
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return LocalStorage(str(Path(url).expanduser().absolute()), url)
+    path = url[scheme.end() :]
+    if scheme[0] == "file:" and path.startswith("///"):
+        return LocalStorage(str(Path(path[2:])), url)
+    if scheme[0] != "s3:" or not path.startswith("//"):
+        raise DatasetSettingsError(
+            f"LUMA_DATA_URL must be a folder, file:///folder or s3://bucket/prefix, not {url[: scheme.end() + 2]}…"
+        )
+    if "?" in path or "#" in path:
+        raise DatasetSettingsError(
+            "LUMA_DATA_URL takes no ? and no #; the region, the endpoint and the keys are set by the AWS_… variables"
+        )
+    bucket, _, prefix = path[2:].partition("/")
+    if not bucket:
+        raise DatasetSettingsError("LUMA_DATA_URL names no bucket: it looks like s3://bucket/prefix")
+    return S3Storage(bucket, prefix.removesuffix("/"), url)

@@ -32,6 +32,7 @@ from luma_pipeline.s3 import (
     abort_uploads,
     begin_upload,
     check_bucket_name,
+    check_key,
     make_client,
 )
 
@@ -67,6 +68,8 @@ class S3Storage:
     def __init__(self, bucket: str, prefix: str, url: str) -> None:
         try:
             check_bucket_name(bucket, _SETTING)
+            if prefix:
+                check_key(prefix, f"{_SETTING} {url!r}")
         except S3Error as error:
             raise DatasetSettingsError(f"{error}, as in s3://my-lake/luma") from None
         self.root = "/".join(part for part in (bucket, prefix) if part)
@@ -181,7 +184,7 @@ class S3Storage:
         """See `Storage.check`. An upload is begun and aborted, so that nothing is left, not even in a bucket that keeps
         old versions."""
         with self._explained():
-            self._store.list_page(self._prefix, 1)
+            self._store.check(self._prefix)
             begin_upload(self._store, self._prefix + _PROBE).abort_surely()
 
     def sweep(self, older_than_seconds: float) -> int:

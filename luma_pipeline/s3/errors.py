@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any
 
 from botocore.exceptions import (
@@ -39,6 +40,7 @@ __all__ = [
     "S3RequestError",
     "S3SettingsError",
     "check_bucket_name",
+    "check_key",
     "code_of",
     "message_of",
     "status_of",
@@ -120,6 +122,8 @@ _CREDENTIALS = (
 _KEY_REQUESTS = {"AssumeRole", "AssumeRoleWithWebIdentity", "AssumeRoleWithSAML", "GetRoleCredentials"}
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")
+# Control characters, surrogates, line and paragraph separators.
+_NO_KEYS = {"Cc", "Cs", "Zl", "Zp"}
 _LONGEST_MESSAGE = 300
 _PORTAL = "check AWS_ENDPOINT_URL_S3, and that no portal or proxy stands in front of the store"
 
@@ -136,6 +140,7 @@ def check_bucket_name(name: str, setting: str) -> None:
         return
     if _BUCKET_NAME.fullmatch(name) and ".." not in name and not _ADDRESS.fullmatch(name):
         return
+    name = name.rpartition("@")[2]  # what stands before it may be a password
     bare = re.sub(r"^\w+://", "", name).strip().strip("/").partition("/")[0].lower()
     if not name.strip():
         why = "is empty: give it the bucket's name, such as 'my-videos'"
@@ -146,6 +151,23 @@ def check_bucket_name(name: str, setting: str) -> None:
         f"{setting} {name!r} is no bucket's name: 3 to 63 lowercase letters, digits, dots and hyphens, "
         "such as 'my-videos'"
     )
+
+
+def check_key(key: str, where: str) -> None:
+    """Raise S3SettingsError, which begins with `where`, for what stores, XML or tools would read as another key.
+
+    >>> check_key("videos/2024", "prefix")
+    >>> check_key("videos//2024", "prefix")
+    Traceback (most recent call last):
+    luma_pipeline.s3.errors.S3SettingsError: prefix: has an empty segment (a slash beside a slash, or at an end)
+    """
+    segments = key.split("/")
+    if "" in segments:
+        raise S3SettingsError(f"{where}: has an empty segment (a slash beside a slash, or at an end)")
+    if {".", ".."} & set(segments):
+        raise S3SettingsError(f"{where}: has a segment that is a dot or two, which tools take for a folder")
+    if any(unicodedata.category(c) in _NO_KEYS or c in "\ufffe\uffff" for c in key):
+        raise S3SettingsError(f"{where}: has a control character, a line break, or what is no character")
 
 
 class ErrorTranslator:

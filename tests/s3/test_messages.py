@@ -136,6 +136,8 @@ NAMES = [
     "videos ",
     "vid\neos",
     "vidéos",
+    "user:hunter2@videos",
+    "https://user:hunter2@host/videos",
 ]
 
 
@@ -146,6 +148,7 @@ def test_names_that_no_bucket_can_have_are_refused_at_the_start(name: str) -> No
     assert isinstance(caught.value, ConfigurationError)
     assert isinstance(caught.value, ValueError)
     assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["my-videos", "a.b.c", "123", "arn:aws:s3:eu-west-1:1:accesspoint/x"])
