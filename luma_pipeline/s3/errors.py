@@ -207,7 +207,8 @@ class ErrorTranslator:
             return made(kind, f"{doing}: the store answered {status} ({said}); {_region_hint(error)}")
         if code == "InvalidBucketName":
             return made(S3SettingsError, f"{said}; set {self._setting} to the name of a bucket")
-        if status in {401, 402, 403, 507} and _FULL.search(f"{code} {message_of(error)}"):
+        is_refusal = status is not None and (400 <= status < 500 or status == 507) and status not in {408, 429}
+        if is_refusal and _FULL.search(f"{code} {message_of(error)}"):
             return made(
                 S3SettingsError, f"{doing}: {said}; raise the quota of the account or the bucket, or free space"
             )
@@ -269,7 +270,7 @@ def _said(error: Exception) -> str:
     if isinstance(error, ClientError):
         message = without_secrets(message_of(error))
         if _is_page(error):
-            return f"{without_secrets(code_of(error))}: a page of type text/html, not S3's XML"
+            return f"{without_secrets(code_of(error))}: a page of type {_content_type(error)}, not S3's XML"
         return f"{without_secrets(code_of(error))}: {message}" if message else without_secrets(code_of(error))
     if isinstance(error, NotS3Error):
         return without_secrets(str(error))
@@ -304,6 +305,11 @@ def _region_hint(error: ClientError) -> str:
 
 
 def _is_page(error: ClientError) -> bool:
-    """Whether the error is a page: boto3 makes a 500 of one with status 200."""
+    """Whether the error is a page: boto3 makes a 500 of one with status 200. The answer to a HEAD has no body."""
+    kind = _content_type(error)
+    return bool(kind) and "xml" not in kind and code_of(error).isdigit() and error.operation_name != "HeadObject"
+
+
+def _content_type(error: ClientError) -> str:
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    return "text/html" in str(headers.get("content-type", "")).lower() and code_of(error).isdigit()
+    return without_secrets(str(headers.get("content-type", "")).partition(";")[0]).lower()

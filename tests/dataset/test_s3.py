@@ -208,7 +208,6 @@ def test_a_store_that_refuses_conditions_that_hold_is_written_to_without(watched
     assert file.read()["name"].to_pylist() == ["a"]
 
 
-@pytest.mark.parametrize("store", ["seaweedfs", "moto"], indirect=True)
 def test_a_file_that_is_replaced_while_it_is_read_gives_no_bytes_of_both(store: Store, at_store: str) -> None:
     file = Dataset(url=at_store).partition("luma_tasks", DAY)
     file.replace(large().schema, [large()])

@@ -23,12 +23,22 @@ TOKEN = "AbC123" * 20
 CASES: dict[str, tuple[Fault, list[str]]] = {
     "portal page": (Fault(200, text=PORTAL, content_type="text/html"), ["not S3's", "AWS_ENDPOINT_URL_S3", "portal"]),
     "portal page that is XML": (Fault(200, text=XHTML), ["not S3's", "AWS_ENDPOINT_URL_S3"]),
+    "portal page of text": (
+        Fault(200, text="Please log in", content_type="text/plain"),
+        ["page of type text/plain", "AWS_ENDPOINT_URL_S3", "portal"],
+    ),
+    "portal answer in JSON": (
+        Fault(200, text='{"login": "here"}', content_type="application/json"),
+        ["page of type application/json", "AWS_ENDPOINT_URL_S3", "portal"],
+    ),
     "portal page with 403": (Fault(403, text=PORTAL, content_type="text/html"), ["403", "portal"]),
     "portal redirect": (
         Fault(302, text="", content_type="text/html", headers=(("Location", "https://login.example/?a=b"),)),
         ["redirects", "AWS_ENDPOINT_URL_S3"],
     ),
     "quota": (Fault(403, "QuotaExceeded", message="The quota is used up"), ["QuotaExceeded", "used up", "free space"]),
+    "quota with 400": (Fault(400, "QuotaExceeded", message="Used up"), ["QuotaExceeded: Used up", "free space"]),
+    "quota with 413": (Fault(413, "StorageQuotaExceeded", message="Used up"), ["Used up", "free space"]),
     "storage full": (Fault(507, "XMinioStorageFull", message="Full"), ["XMinioStorageFull", "free space"]),
     "denied": (Fault(403, "AccessDenied", message="Not you"), ["AccessDenied: Not you", "need s3:ListBucket"]),
     "unsigned payload": (
