@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from functools import cached_property
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from luma_pipeline.dataset.checkpoints import Checkpoints
@@ -36,6 +36,8 @@ class Dataset:
     """
 
     url: str
+    _opened: Storage | None = field(default=None, init=False, repr=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def partition(self, dataset: str, folder: str) -> PartitionFile:
         """The file of one partition (`folder` is empty for an unpartitioned dataset)."""
@@ -62,9 +64,25 @@ class Dataset:
         """
         return self._storage.sweep(older_than_seconds)
 
-    @cached_property
+    def stop(self) -> None:
+        """Let requests to a store end within ten seconds, with an error if need be, and begin none after that.
+
+        Returns at once.
+        """
+        if self._opened is not None:
+            self._opened.stop()
+
+    def close(self) -> None:
+        """Close the connections to a store. After a `stop`, what is still under way is cut at once."""
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
     def _storage(self) -> Storage:
-        return _storage(self.url)
+        with self._lock:
+            if self._opened is None:
+                self._opened = _storage(self.url)
+            return self._opened
 
 
 def _storage(url: str) -> Storage:

@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import cached_property
 from typing import IO, TypeVar
 
 import pyarrow as pa
@@ -35,6 +34,7 @@ from luma_pipeline.s3 import (
     check_key,
     make_client,
 )
+from luma_pipeline.s3.breaker import RequestBreaker
 
 __all__ = ["S3Storage"]
 
@@ -44,6 +44,9 @@ _SETTING = "LUMA_DATA_URL"
 _PERMISSIONS = "s3:ListBucket, s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload"
 _CONNECTIONS = 16
 _TIMEOUTS = (10.0, 30.0)
+_GRACE_SECONDS = 7.0
+"""Seconds for checkpoints to be written after a stop. Then what waits for the store is cut."""
+_ABORT_SECONDS = 9.0
 _LARGEST_PUT_BYTES = 16 * 1024 * 1024
 """Larger files go up in parts of this size. One part is held in memory."""
 _TAIL_BYTES = 256 * 1024
@@ -76,6 +79,10 @@ class S3Storage:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._url = url
+        with self._explained():
+            client = make_client(max_connections=_CONNECTIONS, timeouts=_TIMEOUTS)
+        self._store = ObjectStore(client, bucket, permissions=_PERMISSIONS, setting=_SETTING)
+        self._breaker = RequestBreaker(client, grace_seconds=_GRACE_SECONDS, abort_seconds=_ABORT_SECONDS)
 
     def list(self, folder: str) -> list[StoredFile]:
         """See `Storage.list`."""
@@ -200,6 +207,15 @@ class S3Storage:
             _log.warning("unfinished uploads were not swept: %s", error)
             return 0
 
+    def stop(self) -> None:
+        """See `Storage.stop`."""
+        self._breaker.stop()
+
+    def close(self) -> None:
+        """See `Storage.close`."""
+        self._breaker.close()
+        self._store.client.close()
+
     def _upload(
         self,
         key: str,
@@ -246,11 +262,6 @@ class S3Storage:
                 f"a file for {self._url} cannot be prepared in {tempfile.gettempdir()}: {error}. Make room there, or "
                 "set TMPDIR to another folder."
             ) from error
-
-    @cached_property
-    def _store(self) -> ObjectStore:
-        client = make_client(max_connections=_CONNECTIONS, timeouts=_TIMEOUTS)
-        return ObjectStore(client, self._bucket, permissions=_PERMISSIONS, setting=_SETTING)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
