@@ -19,6 +19,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    ProxyConnectionError,
     ReadTimeoutError,
     SSLError,
     SSOError,
@@ -233,7 +234,10 @@ class ErrorTranslator:
         if isinstance(error, ParamValidationError | InvalidEndpointDiscoveryConfigurationError):
             return S3SettingsError, f"{doing}: {without_secrets(str(error))}; set {self._setting} right"
         if isinstance(error, SSLError):
-            return S3RequestError, f"{doing}: {_said(error)}; check AWS_CA_BUNDLE and AWS_ENDPOINT_URL_S3"
+            kind = S3SettingsError if is_bucket else S3RequestError
+            return kind, f"{doing}: {_said(error)}; check AWS_CA_BUNDLE and AWS_ENDPOINT_URL_S3"
+        if isinstance(error, ProxyConnectionError):
+            return S3RequestError, f"{doing}: no answer ({_said(error)}); check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
         return S3RequestError, f"{doing}: no answer ({_said(error)}); check AWS_ENDPOINT_URL_S3 and AWS_REGION"
 
     def _denied_hint(self, error: Exception) -> str:

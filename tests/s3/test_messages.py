@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from luma_pipeline.errors import ConfigurationError
+from luma_pipeline.dataset import Dataset, DatasetSettingsError, DatasetUnavailableError
+from luma_pipeline.errors import ConfigurationError, PassingError
 from luma_pipeline.media import BucketError, CopyStatus, MediaCopier, TransferConfig
 from luma_pipeline.s3 import ObjectStore, S3Error, S3SettingsError, check_bucket_name, make_client
 from tests.media import stores
@@ -15,6 +17,7 @@ from tests.media.copiers import make_copier
 from tests.media.faulty_cdn import FaultyCdn
 from tests.media.faulty_store import Fault, FaultyStore, StoreRequest
 from tests.media.stores import Store
+from tests.media.test_guard import certificate
 from tests.s3.test_capabilities import copies
 
 PORTAL = "<html><body><p>Please log in<p>to go on<br></body></html>"
@@ -220,6 +223,42 @@ def test_the_settings_of_a_profile_are_obeyed(
     assert client.meta.config.s3["addressing_style"] == "path"  # type: ignore[attr-defined]
     with make_copier(bucket=BUCKET, prefix="profile") as copier:
         copier.check_bucket()
+    Dataset(url=f"s3://{BUCKET}/profile").check()
+
+
+def test_a_certificate_that_is_not_trusted_is_a_matter_of_settings_and_the_bundle_is_obeyed(
+    area: Area, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    context, certificate_file = certificate(tmp_path)
+    for name, value in area.store.environment().items():
+        monkeypatch.setenv(name, value)
+    proxy = FaultyStore(area.store.port, lambda request, nth: None)
+    proxy._server.socket = context.wrap_socket(proxy._server.socket, server_side=True)
+    with proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint.replace("http", "https"))
+        for bundle in (None, str(tmp_path / "missing.pem"), str(tmp_path)):
+            if bundle is not None:
+                monkeypatch.setenv("AWS_CA_BUNDLE", bundle)
+            with make_copier(bucket=BUCKET) as copier, pytest.raises(BucketError, match="AWS_CA_BUNDLE") as told:
+                copier.check_bucket()
+            assert not isinstance(told.value, PassingError)
+            with pytest.raises(DatasetSettingsError, match="AWS_CA_BUNDLE"):
+                Dataset(url=f"s3://{BUCKET}/data").check()
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate_file))
+        with make_copier(bucket=BUCKET) as copier:
+            copier.check_bucket()
+        Dataset(url=f"s3://{BUCKET}/data").check()
+
+
+def test_a_proxy_that_is_not_there_is_named(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in area.store.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HTTP_PROXY", "http://user:hunter2@127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(DatasetUnavailableError, match="HTTP_PROXY") as told:
+        Dataset(url=f"s3://{BUCKET}/data").check()
+    assert "hunter2" not in str(told.value)
 
 
 def test_a_role_that_cannot_be_assumed_is_told_and_not_the_stores_permissions(
