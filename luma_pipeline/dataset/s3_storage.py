@@ -118,10 +118,13 @@ class S3Storage:
     def _fetched(self, key: str) -> IO[bytes]:
         """An object as it is now, in a temporary file."""
         for attempt in range(1, _READ_ATTEMPTS + 1):
-            file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it is collected)
+            with self._on_local_disk():
+                file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it is collected)
             try:
                 with self._explained():
-                    file.writelines(self._store.chunks(key))
+                    for chunk in self._store.chunks(key):
+                        with self._on_local_disk():
+                            file.write(chunk)
             except DatasetUnavailableError:
                 if attempt == _READ_ATTEMPTS:
                     raise
@@ -156,7 +159,7 @@ class S3Storage:
         The store compares the version where it has conditional writes; where it has none, another run can replace the
         object between the comparison of versions and the end of the upload.
         """
-        with self._temporary_file() as file:
+        with self._on_local_disk(), tempfile.TemporaryFile() as file:
             result = write(file)
             size = file.tell()
             file.seek(0)
@@ -253,14 +256,13 @@ class S3Storage:
         return path[len(self._bucket) + 1 :]
 
     @contextmanager
-    def _temporary_file(self) -> Iterator[IO[bytes]]:
+    def _on_local_disk(self) -> Iterator[None]:
         try:
-            with tempfile.TemporaryFile() as file:
-                yield file
+            yield
         except OSError as error:
             raise DatasetUnavailableError(
-                f"a file for {self._url} cannot be prepared in {tempfile.gettempdir()}: {error}. Make room there, or "
-                "set TMPDIR to another folder."
+                f"a temporary file for {self._url} cannot be written: {error}. Make room in "
+                f"{tempfile.tempdir or 'a folder for temporary files'}, or set TMPDIR to another folder."
             ) from error
 
     @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -171,6 +172,20 @@ def test_a_sweep_aborts_uploads_under_our_keys_alone(store: Store, at_store: str
     assert dataset.sweep(100 * 365 * 86400) == 0
     assert dataset.sweep(3600) == len(ours)
     assert sorted(uploads(store.client(), at_store)) == sorted(others)
+
+
+@only("moto")
+@pytest.mark.parametrize("folder", ["/dev/null/tmp", None])
+def test_a_machine_without_room_for_temporary_files_says_so(
+    at_store: str, monkeypatch: pytest.MonkeyPatch, folder: str | None
+) -> None:
+    file = Dataset(url=at_store).partition("luma_tasks", DAY)
+    file.replace(large().schema, [large()])
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null/tmp"])
+    for action in (lambda: file.open(whole=True), lambda: file.replace(large().schema, [large()])):
+        with pytest.raises(DatasetUnavailableError, match="set TMPDIR"):
+            action()
 
 
 # Two runs over one partition.
