@@ -17,7 +17,7 @@ sandbox: $(READY)
 	$(BIN)/luma-pipeline sandbox
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -34,7 +34,7 @@ test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lowest.lock
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	$(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile tests/luma tests/media tests/source tests/dataset tests/pipeline
+	$(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile tests/http tests/s3 tests/luma tests/media tests/source tests/dataset tests/engine tests/pipeline
 
 # Both need uv: the lowest and the newest versions that pyproject.toml allows, for every supported Python.
 lock:

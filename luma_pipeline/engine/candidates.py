@@ -15,7 +15,6 @@ from luma_pipeline.dataset import Shard
 from luma_pipeline.dataset.rows import Positions
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.luma import FINAL_STATES, Outcome
-from luma_pipeline.luma.schema import TIMESTAMP
 
 __all__ = ["FAILED", "NO_ROW", "STATE_COLUMNS", "Candidates", "Part", "Tasks", "candidates_of", "is_final"]
 
@@ -100,12 +99,8 @@ def candidates_of(parts: Iterable[Part], tasks: Tasks, give_up: GiveUpPolicy) ->
 
 def is_final(table: pa.Table, give_up: GiveUpPolicy) -> pa.ChunkedArray:
     """For each row with STATE_COLUMNS whether its task is never asked for again."""
-    final = _has_final_state(table)
-    if give_up.before is not None:
-        unknown = pc.equal(table["outcome"], Outcome.NOT_FOUND.value)
-        old = pc.fill_null(pc.less(table["submitted_at"], pa.scalar(give_up.before, TIMESTAMP)), False)
-        final = pc.or_(final, pc.and_(unknown, old))
-    return final
+    unknown = pc.equal(table["outcome"], Outcome.NOT_FOUND.value)
+    return pc.or_(_has_final_state(table), pc.and_(unknown, give_up.on_all(table["submitted_at"])))
 
 
 def _has_final_state(table: pa.Table) -> pa.ChunkedArray:

@@ -16,7 +16,6 @@ from luma_pipeline.dataset import PartitionFile
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA, Identities
 from luma_pipeline.dataset.rows import Positions, take_rows
 from luma_pipeline.engine.policy import GiveUpPolicy
-from luma_pipeline.luma.schema import TIMESTAMP
 from luma_pipeline.media import Artifact, CopyStatus, ErrorCode, KnownObject, LinkSource
 
 __all__ = ["IN_BUCKET", "Action", "CopyDecision", "EarlierVideos", "Flags", "ManifestPolicy", "is_of_bucket"]
@@ -166,10 +165,7 @@ class EarlierVideos:
         return np.flatnonzero(is_kept)
 
     def _is_old(self, tasks: pa.Table) -> Flags:
-        before = self._policy.give_up.before
-        if before is None:
-            return np.zeros(len(tasks), dtype=bool)
-        return _flags(pc.less(tasks["submitted_at"], pa.scalar(before, TIMESTAMP)))
+        return _flags(self._policy.give_up.on_all(tasks["submitted_at"]))
 
     def _open_others(self, task_ids: pa.Array, is_old: Flags) -> int:
         if not self._is_other.any():

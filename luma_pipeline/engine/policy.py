@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, timezone
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from luma_pipeline.luma.schema import TIMESTAMP
 
 __all__ = ["GiveUpPolicy"]
 
@@ -19,13 +24,15 @@ class GiveUpPolicy:
     """
 
     def __init__(self, after_seconds: float, now: datetime, *, never: bool = False) -> None:
-        self._before = None if never else now - timedelta(seconds=after_seconds)
-
-    @property
-    def before(self) -> datetime | None:
-        """What is older than this time is given up; None gives up nothing."""
-        return self._before
+        self._before = _FIRST_TIME if never else now - timedelta(seconds=after_seconds)
 
     def on(self, at: datetime | None) -> bool:
         """Whether a task submitted at that time, or a partition whose window ended then, is given up."""
-        return self._before is not None and at is not None and at < self._before
+        return at is not None and at < self._before
+
+    def on_all(self, submitted_at: pa.ChunkedArray) -> pa.ChunkedArray:
+        """`on` for a column of times."""
+        return pc.fill_null(pc.less(submitted_at, pa.scalar(self._before, TIMESTAMP)), False)
+
+
+_FIRST_TIME = datetime.min.replace(tzinfo=timezone.utc)

@@ -17,7 +17,6 @@ from luma_pipeline.engine.candidates import Tasks, is_final
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.luma import Outcome, TaskResult
 from luma_pipeline.luma.flatten import Drift
-from luma_pipeline.luma.schema import TIMESTAMP
 
 __all__ = ["TASK_ID_MISMATCH", "GenerationsReport", "row_faults"]
 
@@ -100,11 +99,8 @@ class GenerationsReport:
     def _count_rows(self, table: pa.Table, give_up: GiveUpPolicy) -> None:
         _count_values(self.outcomes, table["outcome"])
         _count_values(self.states, table["state"].filter(pc.equal(table["outcome"], Outcome.RESOLVED.value)))
-        open_rows = pc.invert(is_final(table, give_up))
-        if give_up.before is not None:
-            # A task that is still open after all that time is asked for by backfills, but awaited no longer.
-            recent = pc.greater_equal(table["submitted_at"], pa.scalar(give_up.before, TIMESTAMP))
-            open_rows = pc.and_(open_rows, pc.fill_null(recent, True))
+        # A task that is still open after all that time is asked for by backfills, but awaited no longer.
+        open_rows = pc.invert(pc.or_(is_final(table, give_up), give_up.on_all(table["submitted_at"])))
         self.open_tasks += pc.sum(open_rows).as_py() or 0
         mismatched = table["task_id"].filter(pc.equal(table["error_code"], TASK_ID_MISMATCH))
         self.mismatched += len(mismatched)

@@ -25,7 +25,7 @@ _MOST_LOOKUPS = 200
 _FARTHEST = 2000
 """Periods before the open one that a tick goes back over: 83 days of hours, 0.1 s."""
 _LARGEST_GAP = 2
-"""Partitions between two due ones that are asked along. They cost a look into two files; a run of its own, seconds."""
+"""Partitions between two due ones that are asked along. They cost a read of two files; a run of its own, seconds."""
 _NEVER = datetime.fromtimestamp(0, timezone.utc)
 
 Windows = dict[str, TimeWindow]

@@ -48,15 +48,23 @@ def cancelled_when_interrupted(context: dg.AssetExecutionContext) -> Iterator[No
     Dagster ends such a run as failed where nobody has pressed Terminate. A run that Dagster will resume elsewhere is
     left to it.
     """
+    instance = context.instance
     try:
+        _raise_if_told_before(instance, context.run_id)
         yield
     except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt):
-        instance = context.instance
         run = instance.get_run_by_id(context.run_id)
         is_started = run is not None and run.status is dg.DagsterRunStatus.STARTED
         if run is not None and is_started and not instance.run_will_resume(context.run_id):
             instance.report_run_canceling(run, "The run's process was told to stop.")
         raise
+
+
+def _raise_if_told_before(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Stop where the signal of Terminate came while the run's process began: Dagster can miss it then."""
+    told = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.RUN_CANCELING, limit=1).records
+    if told:
+        raise dg.DagsterExecutionInterruptedError("the run was told to stop before the step began")
 
 
 @contextmanager

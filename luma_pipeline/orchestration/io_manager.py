@@ -1,6 +1,6 @@
 """The IO manager: datasets as tables for the assets downstream."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import dagster as dg
@@ -67,6 +67,7 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
             hint = " (a Series becomes one by `.reset_index()`)" if isinstance(obj, pd.Series) else ""
             raise OutputError(f"{name} returned {type(obj).__name__}: return a pandas.DataFrame or pyarrow.Table{hint}")
         table = obj if isinstance(obj, pa.Table) else _table(obj, name, context.log.warning)
+        _check_distinct(table.schema.names, name)
         folders = _folders(context)
         if len(folders) != 1:
             raise DatasetError(
@@ -83,15 +84,17 @@ def _table(frame: pd.DataFrame, name: str, warn: Callable[[str], None]) -> pa.Ta
     Without a name an index is taken for row numbers and left out; `warn` is told if it looks like more.
     """
     index = frame.index
+    rows = frame.reset_index(drop=True)
+    rows.columns = pd.Index([str(column) for column in frame.columns], dtype=object)
+    _check_distinct(list(rows.columns), name)
     if all(level is None for level in index.names):
         if not pd.api.types.is_integer_dtype(index.dtype):
             warn(f"{name} has an index without a name, which is not written: name it to keep it as a column")
-        return pa.Table.from_pandas(frame, preserve_index=False)
+        return pa.Table.from_pandas(rows, preserve_index=False)
+    names = [f"level_{number}" if level is None else str(level) for number, level in enumerate(index.names)]
+    _check_distinct(names, name)
     columns = index.to_frame(index=False)
-    columns.columns = pd.Index(
-        [f"level_{number}" if level is None else level for number, level in enumerate(index.names)]
-    )
-    rows = frame.reset_index(drop=True)
+    columns.columns = pd.Index(names, dtype=object)
     for column in [column for column in columns if column in rows]:
         if not columns[column].equals(rows[column]):
             raise OutputError(
@@ -99,6 +102,13 @@ def _table(frame: pd.DataFrame, name: str, warn: Callable[[str], None]) -> pa.Ta
             )
         columns = columns.drop(columns=[column])
     return pa.Table.from_pandas(pd.concat([columns, rows], axis="columns"), preserve_index=False)
+
+
+def _check_distinct(columns: Sequence[str], name: str) -> None:
+    """Raise OutputError for columns of one name: readers of Parquet see one of them, or refuse the file."""
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    if twice:
+        raise OutputError(f"{name} has more than one column called {', '.join(twice)}: give each a name of its own")
 
 
 def _folders(context: dg.InputContext | dg.OutputContext) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime, timedelta
-from difflib import get_close_matches
 from urllib.parse import quote
 from zoneinfo import available_timezones
 
@@ -12,6 +11,7 @@ import dagster as dg
 from dagster import TimeWindow, TimeWindowPartitionsDefinition
 
 from luma_pipeline.engine.windows import Frequency, folder_of_window
+from luma_pipeline.source.times import nearest_zones
 
 __all__ = ["Frequency", "folder_of", "partitions_definition", "periods_before", "window_of"]
 
@@ -43,9 +43,7 @@ def partitions_definition(frequency: Frequency, start: str, timezone_name: str) 
 def _check_timezone(name: str) -> None:
     if name in available_timezones():
         return
-    near = get_close_matches(name, available_timezones(), n=3) or [
-        zone for zone in sorted(available_timezones()) if zone.rpartition("/")[2].lower() == name.lower()
-    ]
+    near = nearest_zones(name)
     hint = f"; did you mean {' or '.join(near)}?" if near else "; such as UTC or Europe/Berlin"
     raise ValueError(f"LUMA_PARTITIONS_TIMEZONE: there is no time zone {name!r}{hint}")
 

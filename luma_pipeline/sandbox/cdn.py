@@ -224,12 +224,12 @@ def _error(status: int, code: str, message: str) -> Answer:
 def _ranged(request: Request, media: _Media) -> Answer:
     body = media.read()
     headers = {"Content-Type": media.content_type, "ETag": media.etag, "Accept-Ranges": "bytes"}
-    wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", ""))
+    requested = re.fullmatch(r"bytes=(\d*)-(\d*)", request.headers.get("range", ""))
     # A validator that is not this file's ETag means the client's part is of another file: it gets the whole one.
     is_same_file = request.headers.get("if-range", media.etag) == media.etag
-    if wanted is None or wanted.group(0) == "bytes=-" or not is_same_file:
+    if requested is None or requested.group(0) == "bytes=-" or not is_same_file:
         return Answer(200, headers, body)
-    first, last = _bounds(wanted.group(1), wanted.group(2), len(body))
+    first, last = _bounds(requested.group(1), requested.group(2), len(body))
     if first > last:
         return Answer(416, {"Content-Range": f"bytes */{len(body)}"})
     headers["Content-Range"] = f"bytes {first}-{last}/{len(body)}"

@@ -298,10 +298,10 @@ def find_weed() -> Path:
     return Path(on_path)
 
 
-def _answers(url: str, wanted: str) -> bool:
+def _answers(url: str, expected: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=2) as response:
-            return wanted in response.read().decode()
+            return expected in response.read().decode()
     except (urllib.error.URLError, OSError):
         return False
 

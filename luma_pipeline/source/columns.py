@@ -201,14 +201,15 @@ def _conversion(kind: sa.types.TypeEngine[Any], zone: ZoneInfo) -> tuple[pa.Data
     if isinstance(kind, (sa.Float, sa.Double)):
         return pa.float64(), float
     if isinstance(kind, sa.Numeric):
-        scale = kind.scale if kind.scale is not None else 9
+        # Parquet has no scale below 0 or above its digits.
+        scale = 9 if kind.scale is None else min(max(kind.scale, 0), _DIGITS)
         return pa.decimal128(_DIGITS, scale), lambda value: _decimal(value, scale)
     if isinstance(kind, sa.DateTime):
         return TIMESTAMP, lambda value: to_utc(value, zone)
     if isinstance(kind, sa.Date):
         return pa.date32(), lambda value: value if isinstance(value, date) else date.fromisoformat(value[:10])
     if isinstance(kind, sa.ARRAY) and isinstance(_type_under_domain(kind.item_type), (sa.CHAR, sa.NCHAR)):
-        return pa.string(), lambda value: _text(_items_unpadded(value))
+        return pa.string(), lambda value: _text(_items_unpadded(json.loads(value)))
     return pa.string(), _text
 
 

@@ -75,6 +75,8 @@ class SourceQueries:
 
 
 _TEXT_OF_POSTGRESQL = (postgresql.TIME, postgresql.INTERVAL, postgresql.ranges.AbstractRange)
+_ITEMS_AS_JSON = (sa.DateTime, sa.Date, sa.CHAR, postgresql.DOMAIN, *_TEXT_OF_POSTGRESQL)
+"""Items of arrays that Python may not have. Of an array of a domain the driver gives the text, `{a,b}`."""
 
 
 def _carried(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
@@ -85,7 +87,7 @@ def _carried(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     kind = column.type
     if isinstance(kind, _TEXT_OF_POSTGRESQL):
         return sa.cast(column, sa.Text)
-    if isinstance(kind, sa.ARRAY) and isinstance(kind.item_type, (sa.DateTime, sa.Date, *_TEXT_OF_POSTGRESQL)):
+    if isinstance(kind, sa.ARRAY) and isinstance(kind.item_type, _ITEMS_AS_JSON):
         return sa.cast(sa.func.to_jsonb(column), sa.Text)
     return selected(column)
 
@@ -93,8 +95,11 @@ def _carried(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
 def _comparable_id(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     """The ID in a form in which the database takes equal texts for equal.
 
-    A column of SQLite without a type can hold 1, 1.0, '1' and the 16 bytes of a UUID beside its text.
+    A column of SQLite without a type can hold 1, 1.0, '1' and the 16 bytes of a UUID beside its text. PostgreSQL has no
+    comparison for a domain over an enumeration.
     """
+    if isinstance(column.type, postgresql.ENUM):
+        return sa.cast(column, sa.Text)
     if not is_stored_freely(column) or not isinstance(column.type, (sa.types.NullType, sa.LargeBinary)):
         return column
     stored = as_stored(column)

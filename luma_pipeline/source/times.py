@@ -19,6 +19,7 @@ __all__ = [
     "check_time_column",
     "is_stored_freely",
     "mark_stored_freely",
+    "nearest_zones",
     "outside_filter",
     "selected",
     "to_utc",
@@ -46,12 +47,18 @@ def zone_named(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (KeyError, ValueError, OSError):  # OSError: a folder of zones, such as Europe
-        known = {zone.casefold(): zone for zone in available_timezones()}
+        near = nearest_zones(name)
+    hint = f"; do you mean {' or '.join(near)}?" if near else ", such as Europe/Berlin"
+    raise SourceTableError(f"LUMA_SOURCE_TIMEZONE is {name[:40]!r}, which is no time zone of the IANA database{hint}")
+
+
+def nearest_zones(name: str) -> list[str]:
+    """Up to three time zones that a text may mean: by the city or the region, else by the spelling."""
+    known = {zone.casefold(): zone for zone in available_timezones()}
     wanted = name.strip().casefold()
     cities = [zone for key, zone in sorted(known.items()) if wanted and wanted in key.split("/")]
     near = cities or [known[key] for key in difflib.get_close_matches(wanted, known, _SUGGESTED_ZONES)]
-    hint = f"; do you mean {' or '.join(near[:_SUGGESTED_ZONES])}?" if near else ", such as Europe/Berlin"
-    raise SourceTableError(f"LUMA_SOURCE_TIMEZONE is {name[:40]!r}, which is no time zone of the IANA database{hint}")
+    return near[:_SUGGESTED_ZONES]
 
 
 def to_utc(value: object, zone: ZoneInfo) -> datetime | None:
@@ -140,7 +147,7 @@ def _text_filter(column: sa.Column[Any], start: datetime, end: datetime, _: Zone
     first, behind = (start - timedelta(days=1)).date(), (end + timedelta(days=2)).date()
     as_text = sa.or_(
         _text_between(column, first.isoformat(), behind.isoformat()),
-        *(_text_between(column, low, high) for low, high in _basic_ranges(first, behind)),
+        *(_text_between(column, low, high) for low, high in _basic_ranges(first - timedelta(days=1), behind)),
         _text_between(column, _ten_digits(start), _ten_digits(end + timedelta(seconds=1))),
     )
     return sa.or_(as_text, _epoch_filter(column, start, end)) if is_stored_freely(column) else as_text
@@ -149,7 +156,11 @@ def _text_filter(column: sa.Column[Any], start: datetime, end: datetime, _: Zone
 def _epoch_filter(column: sa.Column[Any], start: datetime, end: datetime) -> sa.ColumnElement[bool]:
     number = as_stored(column)
     behind = end + timedelta(seconds=1)  # a fraction of a second is cut off
-    return sa.or_(*(sa.and_(number >= _in_unit(start, unit), number < _in_unit(behind, unit)) for unit in _EPOCH_UNITS))
+    ranges = [(number >= _in_unit(start, unit), number < _in_unit(behind, unit)) for unit in _EPOCH_UNITS]
+    if not isinstance(column.type, (sa.Integer, sa.Numeric)):
+        # SQLite takes text for greater than every number, so that for most rows the upper bound alone is looked at.
+        ranges = [(high, low) for low, high in ranges]
+    return sa.or_(*(sa.and_(*bounds) for bounds in ranges))
 
 
 def _text_between(column: sa.Column[Any], low: str, high: str) -> sa.ColumnElement[bool]:
@@ -162,11 +173,14 @@ def _naive(moment: datetime, zone: ZoneInfo) -> datetime:
 
 
 def _basic_ranges(first: date, behind: date) -> list[tuple[str, str]]:
-    """The ranges of texts without hyphens. Those of the last year begin behind its texts with hyphens."""
-    low, high = (day.isoformat().replace("-", "") for day in (first, behind))
+    """The ranges of texts without hyphens. Those of the last year begin behind its texts with hyphens.
+
+    No bound looks like a number: SQLite would compare it as one in a column of type TIMESTAMP, and texts are greater.
+    """
+    low, high = (f"{day:%Y%m%d}!" for day in (first, behind))
     if first.year == behind.year:
         return [(low, high)]
-    return [(low, high[:4]), (f"{high[:4]}0", high)]
+    return [(low, f"{behind:%Y}!"), (f"{behind:%Y}/", high)]
 
 
 def _seconds(moment: datetime) -> int:

@@ -46,9 +46,16 @@ def open_engine(url: str) -> sa.Engine:
         problem = f"LUMA_SOURCE_URL begins with {_scheme(url)}://, whose driver {error.name} is not installed"
     else:
         if not engine.dialect.is_async:
+            _name_types(engine.dialect)
             return engine
         problem = f"LUMA_SOURCE_URL begins with {_scheme(url)}://, an asynchronous driver, which cannot be used here"
     raise SourceTableError(problem + _advice(url))
+
+
+def _name_types(dialect: Any) -> None:
+    """Let reflection know `bpchar`, which CHAR of no certain length is called: coalesce(), max() and UNION make it."""
+    if dialect.name == "postgresql":
+        dialect.ischema_names = {**dialect.ischema_names, "bpchar": sa.CHAR}
 
 
 def _scheme(url: str) -> str:

@@ -113,8 +113,8 @@ def nothing(plant: Plant) -> None:
 
 STALLS: dict[str, tuple[Callable[[Plant], None], float]] = {
     "nothing": (nothing, QUIET_SECONDS),
-    "provider": (lambda plant: plant.provider.stalled.set(), STALLED_SECONDS),
-    "media host": (lambda plant: plant.cdn.stalled.set(), STALLED_SECONDS),
+    "provider": (lambda plant: plant.provider.stalled.set(), QUIET_SECONDS),
+    "media host": (lambda plant: plant.cdn.stalled.set(), QUIET_SECONDS),
     "store": (lambda plant: plant.store.stalled.set(), STALLED_SECONDS),
 }
 

@@ -163,8 +163,8 @@ def test_strewn_objects_are_found_whatever_lies_between(area: Area, cdn: FaultyC
         ("missing", Artifact.VIDEO),
         ("00390", Artifact.VIDEO),
     ]
-    strewn = [f"{area.prefix}/{n:05}/video.mp4" for n in range(0, 400, 10)]
-    put_all(area, [*strewn, f"{area.prefix}/00100/video.mp4.bak"])
+    scattered = [f"{area.prefix}/{n:05}/video.mp4" for n in range(0, 400, 10)]
+    put_all(area, [*scattered, f"{area.prefix}/00100/video.mp4.bak"])
     with area.copier() as copier:
         assert copier.load_known(wanted) == 2
 

@@ -214,6 +214,12 @@ FRAMES: list[tuple[str, pd.DataFrame, dict[str, list[Any]]]] = [
         {"level_0": ["r", "s", "t"], "m": [7, 8, 9], "n": [1, 2, 3]},
     ),
     ("empty", ROWS.groupby("state")[["n"]].sum().iloc[:0], {"state": [], "n": []}),
+    ("names that are no text", pd.DataFrame([[7]], columns=[0]).rename_axis(2024), {"2024": [0], "0": [7]}),
+    (
+        "index that is a column as text",
+        ROWS[["n"]].set_axis([0], axis=1).set_index(ROWS["n"].rename("0")),
+        {"0": [1, 2, 3]},
+    ),
 ]
 
 
@@ -238,10 +244,16 @@ def test_a_named_index_is_written_as_columns(
 RETURNED: list[tuple[Any, str]] = [
     (ROWS["n"], "returned Series: return a pandas.DataFrame or pyarrow.Table (a Series becomes one by"),
     (ROWS.set_index(pd.Index([7, 8, 9], name="n")), "an index and a column that are both called 'n' and differ"),
+    (pd.DataFrame([[7, 8]], columns=["n", "n"]), "summary has more than one column called n"),
+    (pd.DataFrame([[7, 8]], columns=[1, "1"]), "summary has more than one column called 1"),
+    (ROWS.set_index(["state", "kind"]).rename_axis(["a", "a"]), "summary has more than one column called a"),
+    (pa.table([[7], [8]], names=["n", "n"]), "summary has more than one column called n"),
 ]
 
 
-@pytest.mark.parametrize(("returned", "said"), RETURNED, ids=["series", "collision"])
+@pytest.mark.parametrize(
+    ("returned", "said"), RETURNED, ids=["series", "collision", "twice", "number and text", "levels", "Arrow"]
+)
 def test_what_cannot_be_written_is_told(tmp_path: Path, returned: Any, said: str) -> None:
     @dg.asset(partitions_def=DAILY, io_manager_key="io_manager")
     def summary() -> Any:

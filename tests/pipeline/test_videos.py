@@ -1,4 +1,4 @@
-"""The manifest of videos: what befell each, what is tried again, what is left alone, and what is kept."""
+"""The manifest of videos: how each ended, what is tried again, what is left alone, and what is kept."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def faulty_store(world: World, rule: Rule) -> Iterator[S3Client]:
         )
 
 
-# What befell a video.
+# How a copy ended.
 
 VIDEO = samples.mp4(200_000)
 MULTIPART = samples.mp4(6 * 1024 * 1024)

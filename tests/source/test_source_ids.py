@@ -58,6 +58,29 @@ def test_what_postgresql_adds_to_short_texts_is_cut_off(postgres_url: str, kind:
     assert days(database, 6) == [[]]
 
 
+VIEWS = [
+    "SELECT task_id, submitted_at, array_agg(task_id) AS c FROM g GROUP BY 1, 2",
+    "SELECT coalesce(task_id, 'none'::CHAR(9)) AS task_id, submitted_at, ARRAY[task_id]::padded[] AS c FROM g",
+    "SELECT max(task_id) AS task_id, submitted_at, array_agg(max(task_id)) OVER () AS c FROM g GROUP BY 2",
+    "SELECT task_id, submitted_at, '{a}'::CHAR(5)[] AS c FROM g UNION SELECT 'a'::CHAR(20), '2024-12-25', NULL FROM g",
+]
+
+
+@pytest.mark.parametrize("kind", ["VIEW", "MATERIALIZED VIEW"])
+@pytest.mark.parametrize("query", VIEWS, ids=["column", "coalesce", "max", "union"])
+def test_what_a_view_makes_of_a_padded_column_is_padded(postgres_url: str, query: str, kind: str) -> None:
+    """PostgreSQL calls it bpchar, which has no length."""
+    database = Database(postgres_url)
+    database.run(
+        "CREATE DOMAIN padded AS CHAR(20)",
+        "CREATE TABLE g (task_id CHAR(8), submitted_at TIMESTAMP)",
+        "INSERT INTO g VALUES ('a', '2024-12-24')",
+        f"CREATE {kind} generations AS {query}",
+    )
+    found = database.read(columns=["c"]).table
+    assert (found["task_id"].to_pylist(), found["c"].to_pylist()) == (["a"], ['["a"]'])
+
+
 def test_blanks_that_no_type_has_added_stay(database: Database) -> None:
     """SQLite fills up nothing, whatever the type is called."""
     kind = sa.Text if database.is_postgres else sa.CHAR(9)
@@ -262,6 +285,8 @@ CARRIED = [
     ("timestamptz", "2024-12-24 00:00+00", "timestamp[us, tz=UTC]", START),
     ("uuid", str(ONE), "string", str(ONE)),
     ("char(9)", "ab", "string", "ab"),
+    ("numeric(5, -2)", "1234", "decimal128(38, 0)", Decimal(1200)),
+    ("numeric(40, 39)", "0.5", "decimal128(38, 38)", Decimal("0.5")),
     ("integer[]", "{1,2}", "string", "[1, 2]"),
 ]
 
@@ -281,11 +306,34 @@ def test_a_carried_column_of_a_domain_has_the_type_under_it(
     assert (str(found.type), found.to_pylist()) == (arrow, [expected])
 
 
-@pytest.mark.parametrize("kind", ["uuid", "bigint", "numeric", "bytea", "char(40)", "varchar(40)"])
+ITEMS = [
+    ("integer", "{1,NULL}", "[1, null]"),
+    ("char(5)", "{{a,b}}", '[["a", "b"]]'),
+    ("timestamp", "{infinity}", '["infinity"]'),
+    ("interval", "{1 mon}", '["1 mon"]'),
+    ("text", '{"a,b"}', '["a,b"]'),
+]
+
+
+@pytest.mark.parametrize(("kind", "stored", "expected"), ITEMS, ids=[case[0] for case in ITEMS])
+def test_an_array_of_a_domain_is_one_of_its_items(postgres_url: str, kind: str, stored: str, expected: str) -> None:
+    database = Database(postgres_url)
+    database.run(
+        f"CREATE DOMAIN item AS {kind}",
+        "CREATE DOMAIN list AS item[]",
+        "CREATE TABLE generations (task_id TEXT, submitted_at TIMESTAMP, a item[], b list)",
+        f"INSERT INTO generations VALUES ('a', '2024-12-24', '{stored}', '{stored}')",
+    )
+    found = database.read(columns=["a", "b"]).table
+    assert found["a"].to_pylist() == found["b"].to_pylist() == [expected]
+
+
+@pytest.mark.parametrize("kind", ["uuid", "bigint", "numeric", "bytea", "char(40)", "varchar(40)", "choice"])
 def test_an_id_of_a_domain_is_one_of_the_type_under_it(postgres_url: str, kind: str) -> None:
     database = Database(postgres_url)
     stored = {"uuid": str(ONE), "bytea": f"\\x{ONE.hex}"}.get(kind, "4711")
     database.run(
+        "CREATE TYPE choice AS ENUM ('4711')",
         f"CREATE DOMAIN id_type AS {kind}",
         "CREATE TABLE generations (task_id id_type, submitted_at TIMESTAMP)",
         f"INSERT INTO generations VALUES ('{stored}', '2024-12-24'), ('{stored}', '2024-12-30')",

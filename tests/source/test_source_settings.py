@@ -68,6 +68,19 @@ def _check_no_secret(error: BaseException) -> None:
             chain += [at.__cause__, at.__context__]
 
 
+def test_an_option_that_the_driver_refuses_as_python_does_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So do PyMySQL and others, which take options as arguments of a function."""
+
+    def connect(*_: object, **__: object) -> None:
+        raise TypeError(f"connect() got an unexpected keyword argument 'nonsense', beside {SECRET}")
+
+    monkeypatch.setattr("sqlite3.dbapi2.connect", connect)
+    source = SourceTable(url=f"sqlite:///x.db?token={SECRET}", table="generations")
+    with source, pytest.raises(SourceTableError, match=r"an option of LUMA_SOURCE_URL: .*'nonsense'") as caught:
+        source.read(START, END)
+    _check_no_secret(caught.value)
+
+
 @pytest.mark.parametrize("name", ["postgresql", "mysql", "mariadb", "mssql", "oracle"])
 def test_the_driver_of_each_advice_is_one_of_the_dialect(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("psycopg", "psycopg2", "pymysql", "MySQLdb", "pyodbc", "oracledb", "cx_Oracle"):

@@ -102,6 +102,20 @@ def test_a_window_holds_exactly_its_tasks_however_times_are_kept(url: str, form:
     assert not outside(url, timezone=zone)
 
 
+@pytest.mark.parametrize("kind", ["TIMESTAMP", "DATETIME", "DATE", "NUMERIC", "INTEGER", "REAL", "TEXT", ""])
+@pytest.mark.parametrize("start", [START, datetime(2024, 12, 31, tzinfo=UTC), datetime(2025, 1, 1, tzinfo=UTC)])
+def test_text_without_hyphens_is_found_whatever_type_sqlite_was_told(
+    tmp_path: Path, kind: str, start: datetime
+) -> None:
+    """SQLite compares text with numbers where the type is one of numbers, and a bound that looks like one is one."""
+    url = f"sqlite:///{tmp_path / 'source.db'}"
+    end = start + timedelta(days=1)
+    moments = [start, end - timedelta(seconds=1), start - timedelta(seconds=1), end]
+    offsets = [timezone(timedelta(hours=hours)) for hours in (-12, 0, 14)]
+    make(url, kind, [t.astimezone(offset).strftime("%Y%m%dT%H%M%S%z") for t in moments for offset in offsets])
+    assert read(url, start, end) == ["t0", "t1", "t2", "t3", "t4", "t5"]
+
+
 @pytest.mark.parametrize("column_type", ["BIGINT", "TEXT"])
 @pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])
 def test_an_epoch_number_tells_its_own_unit(url: str, unit: int, column_type: str) -> None:

@@ -19,11 +19,11 @@ class LumaSource(dg.ConfigurableResource):  # type: ignore[type-arg]
         description="SQLAlchemy URL, such as postgresql+psycopg://user:password@host/database.",
     )
     table: str = Field(description="Table or view, with its schema if it has one: `generations`, `app.generations`.")
-    id_column: str = Field(default="task_id", description="Column with the provider's task IDs.")
-    time_column: str = Field(default="submitted_at", description="Column with the time a task was submitted.")
+    id_column: str = Field(default=SourceTable.id_column, description="Column with the provider's task IDs.")
+    time_column: str = Field(default=SourceTable.time_column, description="Column with the time a task was submitted.")
     columns: list[str] = Field(default=[], description="Further columns to carry along into luma_tasks.")
     where: str | None = Field(default=None, description="An SQL condition that rows must meet, such as kind = 'luma'.")
-    timezone: str = Field(default="UTC", description="Zone of times that are stored without one.")
+    timezone: str = Field(default=SourceTable.timezone, description="Zone of times that are stored without one.")
     since: str | None = Field(
         default=None, description="Beginning of the first partition, as an ISO 8601 time: earlier rows are in none."
     )
