@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+import re
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from luma_pipeline.dataset.checkpoints import Checkpoints
@@ -16,6 +17,8 @@ from luma_pipeline.dataset.storage import PARTITION_FILE, Storage
 
 __all__ = ["SWEEP_AFTER_SECONDS", "Dataset"]
 
+# More than the one letter of a drive.
+_SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
 SWEEP_AFTER_SECONDS = 3600.0
 """Age of unfinished files and uploads that no living writer has."""
 
@@ -33,6 +36,8 @@ class Dataset:
     """
 
     url: str
+    _opened: Storage | None = field(default=None, init=False, repr=False, compare=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def partition(self, dataset: str, folder: str) -> PartitionFile:
         """The file of one partition (`folder` is empty for an unpartitioned dataset)."""
@@ -59,19 +64,45 @@ class Dataset:
         """
         return self._storage.sweep(older_than_seconds)
 
-    @cached_property
+    def stop(self) -> None:
+        """Let requests to a store end within ten seconds, with an error if need be, and begin none after that.
+
+        Returns at once.
+        """
+        if self._opened is not None:
+            self._opened.stop()
+
+    def close(self) -> None:
+        """Close the connections to a store. After a `stop`, what is still under way is cut at once."""
+        if self._opened is not None:
+            self._opened.close()
+
+    @property
     def _storage(self) -> Storage:
-        return _storage(self.url)
+        with self._lock:
+            if self._opened is None:
+                self._opened = _storage(self.url)
+            return self._opened
 
 
 def _storage(url: str) -> Storage:
-    if url.startswith("s3://"):
-        bucket, _, prefix = url[len("s3://") :].partition("/")
-        if not bucket:
-            raise DatasetSettingsError("LUMA_DATA_URL names no bucket: it looks like s3://bucket/prefix")
-        return S3Storage(bucket, prefix.strip("/"), url)
-    if "://" in url and not url.startswith("file://"):
-        scheme = url.split("://")[0]
-        raise DatasetSettingsError(f"LUMA_DATA_URL must be a folder or s3://bucket/prefix, not {scheme}://…")
-    folder = Path(url[len("file://") :] if url.startswith("file://") else url).expanduser().absolute()
-    return LocalStorage(str(folder), url)
+    if not url.strip() or "\0" in url:
+        raise DatasetSettingsError("LUMA_DATA_URL is empty or has a NUL: give it a folder or s3://bucket/prefix")
+    scheme = _SCHEME.match(url)
+    if scheme is None:
+        return LocalStorage(str(Path(url).expanduser().absolute()), url)
+    path = url[scheme.end() :]
+    if scheme[0] == "file:" and path.startswith("///"):
+        return LocalStorage(str(Path(path[2:])), url)
+    if scheme[0] != "s3:" or not path.startswith("//"):
+        raise DatasetSettingsError(
+            f"LUMA_DATA_URL must be a folder, file:///folder or s3://bucket/prefix, not {url[: scheme.end() + 2]}…"
+        )
+    if "?" in path or "#" in path:
+        raise DatasetSettingsError(
+            "LUMA_DATA_URL takes no ? and no #; the region, the endpoint and the keys are set by the AWS_… variables"
+        )
+    bucket, _, prefix = path[2:].partition("/")
+    if not bucket:
+        raise DatasetSettingsError("LUMA_DATA_URL names no bucket: it looks like s3://bucket/prefix")
+    return S3Storage(bucket, prefix.removesuffix("/"), url)

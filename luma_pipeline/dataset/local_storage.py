@@ -149,6 +149,12 @@ class LocalStorage:
                 _log.warning("%s was not swept: %s", folder, error)
         return swept
 
+    def stop(self) -> None:
+        """See `Storage.stop`."""
+
+    def close(self) -> None:
+        """See `Storage.close`."""
+
     @contextmanager
     def _explained(self) -> Iterator[None]:
         try:

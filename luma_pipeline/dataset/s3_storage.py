@@ -9,7 +9,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
-from functools import cached_property
 from typing import IO, TypeVar
 
 import pyarrow as pa
@@ -32,8 +31,10 @@ from luma_pipeline.s3 import (
     abort_uploads,
     begin_upload,
     check_bucket_name,
+    check_key,
     make_client,
 )
+from luma_pipeline.s3.breaker import RequestBreaker
 
 __all__ = ["S3Storage"]
 
@@ -43,6 +44,9 @@ _SETTING = "LUMA_DATA_URL"
 _PERMISSIONS = "s3:ListBucket, s3:GetObject, s3:PutObject, s3:DeleteObject, s3:AbortMultipartUpload"
 _CONNECTIONS = 16
 _TIMEOUTS = (10.0, 30.0)
+_GRACE_SECONDS = 7.0
+"""Seconds for checkpoints to be written after a stop. Then what waits for the store is cut."""
+_ABORT_SECONDS = 9.0
 _LARGEST_PUT_BYTES = 16 * 1024 * 1024
 """Larger files go up in parts of this size. One part is held in memory."""
 _TAIL_BYTES = 256 * 1024
@@ -67,12 +71,18 @@ class S3Storage:
     def __init__(self, bucket: str, prefix: str, url: str) -> None:
         try:
             check_bucket_name(bucket, _SETTING)
+            if prefix:
+                check_key(prefix, f"{_SETTING} {url!r}")
         except S3Error as error:
             raise DatasetSettingsError(f"{error}, as in s3://my-lake/luma") from None
         self.root = "/".join(part for part in (bucket, prefix) if part)
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         self._url = url
+        with self._explained():
+            client = make_client(max_connections=_CONNECTIONS, timeouts=_TIMEOUTS)
+        self._store = ObjectStore(client, bucket, permissions=_PERMISSIONS, setting=_SETTING)
+        self._breaker = RequestBreaker(client, grace_seconds=_GRACE_SECONDS, abort_seconds=_ABORT_SECONDS)
 
     def list(self, folder: str) -> list[StoredFile]:
         """See `Storage.list`."""
@@ -108,10 +118,13 @@ class S3Storage:
     def _fetched(self, key: str) -> IO[bytes]:
         """An object as it is now, in a temporary file."""
         for attempt in range(1, _READ_ATTEMPTS + 1):
-            file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it is collected)
+            with self._on_local_disk():
+                file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it is collected)
             try:
                 with self._explained():
-                    file.writelines(self._store.chunks(key))
+                    for chunk in self._store.chunks(key):
+                        with self._on_local_disk():
+                            file.write(chunk)
             except DatasetUnavailableError:
                 if attempt == _READ_ATTEMPTS:
                     raise
@@ -146,7 +159,7 @@ class S3Storage:
         The store compares the version where it has conditional writes; where it has none, another run can replace the
         object between the comparison of versions and the end of the upload.
         """
-        with self._temporary_file() as file:
+        with self._on_local_disk(), tempfile.TemporaryFile() as file:
             result = write(file)
             size = file.tell()
             file.seek(0)
@@ -181,7 +194,7 @@ class S3Storage:
         """See `Storage.check`. An upload is begun and aborted, so that nothing is left, not even in a bucket that keeps
         old versions."""
         with self._explained():
-            self._store.list_page(self._prefix, 1)
+            self._store.check(self._prefix)
             begin_upload(self._store, self._prefix + _PROBE).abort_surely()
 
     def sweep(self, older_than_seconds: float) -> int:
@@ -196,6 +209,15 @@ class S3Storage:
         except DatasetError as error:
             _log.warning("unfinished uploads were not swept: %s", error)
             return 0
+
+    def stop(self) -> None:
+        """See `Storage.stop`."""
+        self._breaker.stop()
+
+    def close(self) -> None:
+        """See `Storage.close`."""
+        self._breaker.close()
+        self._store.client.close()
 
     def _upload(
         self,
@@ -234,20 +256,14 @@ class S3Storage:
         return path[len(self._bucket) + 1 :]
 
     @contextmanager
-    def _temporary_file(self) -> Iterator[IO[bytes]]:
+    def _on_local_disk(self) -> Iterator[None]:
         try:
-            with tempfile.TemporaryFile() as file:
-                yield file
+            yield
         except OSError as error:
             raise DatasetUnavailableError(
-                f"a file for {self._url} cannot be prepared in {tempfile.gettempdir()}: {error}. Make room there, or "
-                "set TMPDIR to another folder."
+                f"a temporary file for {self._url} cannot be written: {error}. Make room in "
+                f"{tempfile.tempdir or 'a folder for temporary files'}, or set TMPDIR to another folder."
             ) from error
-
-    @cached_property
-    def _store(self) -> ObjectStore:
-        client = make_client(max_connections=_CONNECTIONS, timeouts=_TIMEOUTS)
-        return ObjectStore(client, self._bucket, permissions=_PERMISSIONS, setting=_SETTING)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

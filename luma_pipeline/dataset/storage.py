@@ -89,3 +89,12 @@ class Storage(Protocol):
 
     def sweep(self, older_than_seconds: float) -> int:
         """Remove what writers that were killed have left unfinished; how many. A fault is logged, not raised."""
+
+    def stop(self) -> None:
+        """Let what is under way end within ten seconds, with an error if need be, and begin nothing after that.
+
+        Returns at once.
+        """
+
+    def close(self) -> None:
+        """Close the connections. After a `stop`, what is still under way is cut at once."""

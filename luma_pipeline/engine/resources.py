@@ -8,6 +8,7 @@ from concurrent.futures import Future, wait
 from functools import partial
 from typing import Any
 
+from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.threads import end_all, start
 from luma_pipeline.errors import LumaPipelineError
 from luma_pipeline.luma import LumaClient
@@ -23,7 +24,7 @@ _STOP_SECONDS_EACH = 2.0
 
 
 class OpenResources:
-    """The client, the copier and the source of a run, and its threads. Thread-safe.
+    """The client, the copier, the source and the datasets of a run, and its threads. Thread-safe.
 
     What is opened after the stop, by a thread that was slow to hear of it, is closed at once.
     """
@@ -34,6 +35,7 @@ class OpenResources:
         self._client: LumaClient | None = None
         self._copier: MediaCopier | None = None
         self._source: SourceTable | None = None
+        self._dataset: Dataset | None = None
         self._threads: list[Future[Any]] = []
         self._is_stopped = False
         self._lock = threading.Lock()
@@ -59,6 +61,13 @@ class OpenResources:
         self._refuse_if_stopped(source.close)
         return source
 
+    def keep_dataset(self, dataset: Dataset) -> Dataset:
+        """Close the connections of the datasets' root when the run ends."""
+        with self._lock:
+            self._dataset = dataset
+        self._refuse_if_stopped(dataset.stop)
+        return dataset
+
     def keep_thread(self, thread: Future[Any]) -> None:
         """Wait for the thread when the run is stopped."""
         self._threads.append(thread)
@@ -71,7 +80,7 @@ class OpenResources:
 
     def close(self) -> None:
         """Close everything, when all partitions have ended."""
-        for each in (self._client, self._copier, self._source):
+        for each in (self._client, self._copier, self._source, self._dataset):
             if each is not None:
                 each.close()
 
@@ -90,11 +99,16 @@ class OpenResources:
             closings.append(("the copier", partial(self._copier.close, cancel=True)))
         if self._source is not None:
             closings.append(("the source table", self._source.cancel))
+        # Last, since answers are kept as checkpoints there.
+        if self._dataset is not None:
+            closings.append(("the datasets", self._dataset.stop))
         closings.append(("the partitions", self._wait_for_threads))
         return end_all(closings, seconds=_STOP_SECONDS, seconds_each=_STOP_SECONDS_EACH)
 
     def _wait_for_threads(self) -> None:
         wait(list(self._threads))
+        if self._dataset is not None:
+            self._dataset.close()
 
     def _refuse_if_stopped(self, close: Callable[[], object]) -> None:
         if self._is_stopped:

@@ -210,8 +210,8 @@ class PipelineRun:
         """Break everything off and return within about ten seconds, whatever stalls.
 
         The client is closed first, since copies may be waiting for it; then the copier, which aborts its uploads; then
-        the statements of the source are cancelled. Partitions keep their answers as checkpoints. A second interrupt
-        does not cut this short.
+        the statements of the source are cancelled. Partitions keep their answers as checkpoints, until requests to the
+        datasets' root are cut too. A second interrupt does not cut this short.
         """
         late = finish(self._opened.stop, "luma-stop")
         if late:
@@ -221,7 +221,7 @@ class PipelineRun:
 
     def _open(self) -> PartitionWork:
         settings, options, policies = self._settings, self._options, self._settings.policies
-        dataset = Dataset(url=settings.data_url)
+        dataset = self._opened.keep_dataset(Dataset(url=settings.data_url))
         dataset.check()
         if not options.dry_run:
             dataset.sweep(min(SWEEP_AFTER_SECONDS, policies.orphans_older_than_seconds))

@@ -26,6 +26,8 @@ def redact_link(url: str) -> str:
         return UNREADABLE
     if parts.scheme not in {"http", "https"} or not _HOST.fullmatch(host):
         return UNREADABLE
+    if ":" in parts.netloc.rpartition("@")[2] and "@" in parts.path:  # a password with a slash may begin like a port
+        return UNREADABLE
     netloc = f"[{host}]" if ":" in host else host
     if port is not None:
         netloc = f"{netloc}:{port}"

@@ -318,7 +318,8 @@ class Download:
         """The length of a body that can be taken; None when it comes in chunks, or until the connection ends."""
         _check_status(response)
         if _is_encoded(response):
-            raise CopyError(ErrorCode.ENCODED_BODY, "the body is content-encoded although identity was asked for")
+            # A page in place of the media may be compressed too.
+            raise _LinkDied(ErrorCode.ENCODED_BODY, "the body is content-encoded although identity was asked for")
         length = response.content_length
         if length is None and not response.is_chunked and response.header("Content-Length"):
             raise CopyError(ErrorCode.WRONG_LENGTH, _NO_LENGTH)
@@ -387,9 +388,7 @@ def _check_status(response: Response) -> None:
         pause = retry_after_seconds(response.header("Retry-After"))
         longest = None if pause is None else min(pause, _LONGEST_PAUSE_SECONDS)
         raise _Broken(ErrorCode.HTTP_STATUS, message, pause=longest)
-    if 400 <= status < 500:
-        raise _LinkDied(ErrorCode.LINK_EXPIRED if status in _EXPIRED else ErrorCode.HTTP_STATUS, message)
-    raise CopyError(ErrorCode.HTTP_STATUS, message)
+    raise _LinkDied(ErrorCode.LINK_EXPIRED if status in _EXPIRED else ErrorCode.HTTP_STATUS, message)
 
 
 def _is_encoded(response: Response) -> bool:

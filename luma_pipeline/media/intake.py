@@ -136,14 +136,15 @@ class Intake:
                 f"{self._download.position} bytes that start like no media (Content-Type {claimed[:60]!r})",
             )
         if media_type.kind is not self._artifact.kind:
-            raise CopyError(
+            # A link that has died may lead to a picture that says so.
+            self._download.reject(
                 ErrorCode.WRONG_TYPE,
                 f"{self._artifact} should be of kind {self._artifact.kind}, is {media_type.content_type}",
             )
         major = claimed.partition("/")[0]
         is_other_media = major in {"video", "image", "audio"} and major != media_type.kind.value
         if claimed in _PAGES or is_other_media:
-            raise CopyError(
+            self._download.reject(
                 ErrorCode.WRONG_TYPE, f"claims to be {claimed[:60]!r}, and starts like {media_type.content_type}"
             )
         return media_type

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import re
 import string
-import unicodedata
 from functools import cached_property
 
 from luma_pipeline.media.artifacts import Artifact
 from luma_pipeline.media.errors import MediaSettingsError
 from luma_pipeline.media.sniff import MEDIA_TYPES
+from luma_pipeline.s3 import S3SettingsError, check_key
 
 LONGEST_KEY_BYTES = 1024
 """S3's limit: https://docs.aws.amazon.com/AmazonS3/latest/userguide/object-keys.html"""
@@ -20,8 +20,6 @@ _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _SLUG_CHARACTERS = 40
 _FIELDS = {"task_id", "artifact", "extension"}
 _EXTENSIONS = tuple(sorted({media_type.extension for media_type in MEDIA_TYPES}))
-# Control characters, surrogates, line and paragraph separators.
-_NO_KEYS = {"Cc", "Cs", "Zl", "Zp"}
 _LONGEST_SEGMENT = "x" * 128
 
 
@@ -154,13 +152,7 @@ def _checked_prefix(prefix: str) -> str:
 
 
 def _check_path(path: str, where: str) -> None:
-    """Refuse what stores, listings in XML or tools that know folders would read as another key."""
-    if path.startswith("/"):
-        raise MediaSettingsError(f"{where}: starts with a slash")
-    segments = path.split("/")
-    if "" in segments:
-        raise MediaSettingsError(f"{where}: has an empty segment (a slash beside a slash, or at the end)")
-    if {".", ".."} & set(segments):
-        raise MediaSettingsError(f"{where}: has a segment that is a dot or two, which tools take for a folder")
-    if any(unicodedata.category(c) in _NO_KEYS or c in "\ufffe\uffff" for c in path):
-        raise MediaSettingsError(f"{where}: has a control character, a line break, or what is no character")
+    try:
+        check_key(path, where)
+    except S3SettingsError as error:
+        raise MediaSettingsError(str(error)) from None

@@ -49,8 +49,6 @@ _NO_VIDEO_BRANDS = _brands(
 _FILLING_BOXES = {b"free", b"skip", b"wide", b"pnot", b"uuid", b"pdin"}
 """Boxes that may stand before the one that tells the type."""
 _SEGMENT_BOXES = {b"styp", b"sidx", b"moof", b"emsg", b"prft"}
-# QuickTime files older than the `ftyp` box start with one of these.
-_BARE_QUICKTIME = {b"moov", b"mdat"}
 # As long as a box is whose size are letters: a text that has the name of a box in it.
 _LEAST_TEXT = 0x20000000
 
@@ -71,12 +69,15 @@ def _sniff_boxes(head: bytes) -> MediaType | None:
     at, is_quicktime = 0, False
     while at + 8 <= len(head):
         size, kind = int.from_bytes(head[at : at + 4], "big"), head[at + 4 : at + 8]
-        if kind == b"ftyp":
-            return _by_brands(head[at + 8 : at + max(size, 12)])
-        if kind in _BARE_QUICKTIME:
+        # QuickTime files older than the `ftyp` box start with `mdat` or `moov`.
+        if kind == b"mdat":
             return MOV
         if size >= _LEAST_TEXT:
             return None
+        if kind == b"moov":
+            return MOV
+        if kind == b"ftyp":
+            return _by_brands(head[at + 8 : at + max(size, 12)])
         if kind in _SEGMENT_BOXES:
             return MP4
         if size == 1:

@@ -16,6 +16,7 @@ from luma_pipeline.s3.errors import (
     S3RequestError,
     S3SettingsError,
     check_bucket_name,
+    check_key,
 )
 from luma_pipeline.s3.objects import ListedObject, ListedPage, ObjectHead, ObjectStore, WrittenObject
 from luma_pipeline.s3.uploads import MultipartUpload, UploadedPart, abort_uploads, begin_upload
@@ -40,5 +41,6 @@ __all__ = [
     "abort_uploads",
     "begin_upload",
     "check_bucket_name",
+    "check_key",
     "make_client",
 ]

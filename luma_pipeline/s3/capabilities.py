@@ -143,7 +143,9 @@ def _may_be_unsupported(error: Exception) -> bool:
     code, status = code_of(error), status_of(error)
     if code in _ABOUT_OTHER_THINGS:
         return False
-    return status in {400, 405, 501} or (status == 403 and code in {"SignatureDoesNotMatch", "403"})
+    is_named = status == 403 and "checksum" in message_of(error).lower()
+    is_dropped = status == 403 and code in {"SignatureDoesNotMatch", "403"}
+    return status in {400, 405, 415, 422, 501} or is_named or is_dropped
 
 
 def _may_want_signed_payload(client: S3Client, error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from typing import Any
 
 from botocore.exceptions import (
@@ -18,6 +19,7 @@ from botocore.exceptions import (
     ParamValidationError,
     PartialCredentialsError,
     ProfileNotFound,
+    ProxyConnectionError,
     ReadTimeoutError,
     SSLError,
     SSOError,
@@ -39,6 +41,7 @@ __all__ = [
     "S3RequestError",
     "S3SettingsError",
     "check_bucket_name",
+    "check_key",
     "code_of",
     "message_of",
     "status_of",
@@ -120,6 +123,8 @@ _CREDENTIALS = (
 _KEY_REQUESTS = {"AssumeRole", "AssumeRoleWithWebIdentity", "AssumeRoleWithSAML", "GetRoleCredentials"}
 _BUCKET_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _ADDRESS = re.compile(r"[0-9]{1,3}(\.[0-9]{1,3}){3}")
+# Control characters, surrogates, line and paragraph separators.
+_NO_KEYS = {"Cc", "Cs", "Zl", "Zp"}
 _LONGEST_MESSAGE = 300
 _PORTAL = "check AWS_ENDPOINT_URL_S3, and that no portal or proxy stands in front of the store"
 
@@ -136,6 +141,7 @@ def check_bucket_name(name: str, setting: str) -> None:
         return
     if _BUCKET_NAME.fullmatch(name) and ".." not in name and not _ADDRESS.fullmatch(name):
         return
+    name = name.rpartition("@")[2]  # what stands before it may be a password
     bare = re.sub(r"^\w+://", "", name).strip().strip("/").partition("/")[0].lower()
     if not name.strip():
         why = "is empty: give it the bucket's name, such as 'my-videos'"
@@ -146,6 +152,23 @@ def check_bucket_name(name: str, setting: str) -> None:
         f"{setting} {name!r} is no bucket's name: 3 to 63 lowercase letters, digits, dots and hyphens, "
         "such as 'my-videos'"
     )
+
+
+def check_key(key: str, where: str) -> None:
+    """Raise S3SettingsError, which begins with `where`, for what stores, XML or tools would read as another key.
+
+    >>> check_key("videos/2024", "prefix")
+    >>> check_key("videos//2024", "prefix")
+    Traceback (most recent call last):
+    luma_pipeline.s3.errors.S3SettingsError: prefix: has an empty segment (a slash beside a slash, or at an end)
+    """
+    segments = key.split("/")
+    if "" in segments:
+        raise S3SettingsError(f"{where}: has an empty segment (a slash beside a slash, or at an end)")
+    if {".", ".."} & set(segments):
+        raise S3SettingsError(f"{where}: has a segment that is a dot or two, which tools take for a folder")
+    if any(unicodedata.category(c) in _NO_KEYS or c in "\ufffe\uffff" for c in key):
+        raise S3SettingsError(f"{where}: has a control character, a line break, or what is no character")
 
 
 class ErrorTranslator:
@@ -185,7 +208,8 @@ class ErrorTranslator:
             return made(kind, f"{doing}: the store answered {status} ({said}); {_region_hint(error)}")
         if code == "InvalidBucketName":
             return made(S3SettingsError, f"{said}; set {self._setting} to the name of a bucket")
-        if status in {401, 402, 403, 507} and _FULL.search(f"{code} {message_of(error)}"):
+        is_refusal = status is not None and (400 <= status < 500 or status == 507) and status not in {408, 429}
+        if is_refusal and _FULL.search(f"{code} {message_of(error)}"):
             return made(
                 S3SettingsError, f"{doing}: {said}; raise the quota of the account or the bucket, or free space"
             )
@@ -210,7 +234,10 @@ class ErrorTranslator:
         if isinstance(error, ParamValidationError | InvalidEndpointDiscoveryConfigurationError):
             return S3SettingsError, f"{doing}: {without_secrets(str(error))}; set {self._setting} right"
         if isinstance(error, SSLError):
-            return S3RequestError, f"{doing}: {_said(error)}; check AWS_CA_BUNDLE and AWS_ENDPOINT_URL_S3"
+            kind = S3SettingsError if is_bucket else S3RequestError
+            return kind, f"{doing}: {_said(error)}; check AWS_CA_BUNDLE and AWS_ENDPOINT_URL_S3"
+        if isinstance(error, ProxyConnectionError):
+            return S3RequestError, f"{doing}: no answer ({_said(error)}); check HTTPS_PROXY, HTTP_PROXY and NO_PROXY"
         return S3RequestError, f"{doing}: no answer ({_said(error)}); check AWS_ENDPOINT_URL_S3 and AWS_REGION"
 
     def _denied_hint(self, error: Exception) -> str:
@@ -247,7 +274,7 @@ def _said(error: Exception) -> str:
     if isinstance(error, ClientError):
         message = without_secrets(message_of(error))
         if _is_page(error):
-            return f"{without_secrets(code_of(error))}: a page of type text/html, not S3's XML"
+            return f"{without_secrets(code_of(error))}: a page of type {_content_type(error)}, not S3's XML"
         return f"{without_secrets(code_of(error))}: {message}" if message else without_secrets(code_of(error))
     if isinstance(error, NotS3Error):
         return without_secrets(str(error))
@@ -282,6 +309,11 @@ def _region_hint(error: ClientError) -> str:
 
 
 def _is_page(error: ClientError) -> bool:
-    """Whether the error is a page: boto3 makes a 500 of one with status 200."""
+    """Whether the error is a page: boto3 makes a 500 of one with status 200. The answer to a HEAD has no body."""
+    kind = _content_type(error)
+    return bool(kind) and "xml" not in kind and code_of(error).isdigit() and error.operation_name != "HeadObject"
+
+
+def _content_type(error: ClientError) -> str:
     headers = error.response.get("ResponseMetadata", {}).get("HTTPHeaders", {})
-    return "text/html" in str(headers.get("content-type", "")).lower() and code_of(error).isdigit()
+    return without_secrets(str(headers.get("content-type", "")).partition(";")[0]).lower()

@@ -164,7 +164,7 @@ def _listed_uploads(store: ObjectStore, prefix: str) -> Iterator[Mapping[str, An
         except FAULTS as error:
             if code_of(error) == "NoSuchUpload":  # rclone's word for an empty list
                 return
-            raise store.translated(error, "listing uploads") from None
+            raise store.translated(error, "listing uploads (s3:ListBucketMultipartUploads)") from None
         yield from answer.get("Uploads", [])
         following = (answer.get("NextKeyMarker", ""), answer.get("NextUploadIdMarker", ""))
         # A store that gives the same markers again would be asked for ever.

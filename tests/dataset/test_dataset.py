@@ -421,17 +421,32 @@ ROOTS = [
     ("gs://lake/luma", ["LUMA_DATA_URL", "gs://"]),
     ("s3://no-such-lake/luma", ["LUMA_DATA_URL", "no-such-lake", "AWS_ENDPOINT_URL_S3"]),
     ("/dev/null/luma", ["LUMA_DATA_URL", "/dev/null/luma"]),
+    *(
+        (url, ["LUMA_DATA_URL", "s3://"])
+        for url in ("", "  ", "a\0b", "s3:lake/luma", "s3:/lake", "S3://lake", "s3a://lake")
+    ),
+    *((url, ["LUMA_DATA_URL", "file:///"]) for url in ("file:luma", "file://luma/x", "FILE:///luma", "https://h/luma")),
+    *((f"s3://lake/{key}", ["LUMA_DATA_URL", "segment"]) for key in ("a//b", "/a", "a//", "../a", "a/./b")),
+    *((f"s3://lake/{key}", ["LUMA_DATA_URL", "control"]) for key in ("a\nb", "a\tb", "a\u2028b")),
+    *((f"s3://lake/{key}", ["LUMA_DATA_URL", "AWS_"]) for key in ("luma?region=eu-north-1", "luma#part")),
+    ("s3://key:SECRET@lake/luma", ["LUMA_DATA_URL", "'lake'"]),
+    ("s3://lake:9000/luma", ["LUMA_DATA_URL", "no bucket's name"]),
 ]
 
 
 @pytest.mark.parametrize(("url", "said"), ROOTS)
-def test_a_root_that_cannot_be_says_what_to_check(s3_environment: ObjectStore, url: str, said: list[str]) -> None:
+def test_a_root_that_cannot_be_says_what_to_check(
+    s3_environment: ObjectStore, url: str, said: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     dataset = Dataset(url=url)
     for action in (dataset.check, lambda: write(dataset, DAYS[0], "a")):
         with pytest.raises(DatasetError) as error:
             action()
         for words in said:
             assert words in str(error.value)
+        assert "SECRET" not in str(error.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_wrong_s3_keys_are_told_of_without_them(s3_root: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tempfile
+import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
@@ -19,9 +21,11 @@ from luma_pipeline.dataset import (
     UnreadableFileError,
     s3_storage,
 )
+from luma_pipeline.engine.threads import start
 from luma_pipeline.s3.uploads import begin_upload
 from tests.media.faulty_store import Fault, FaultyStore, Rule, StoreRequest
 from tests.media.stores import READER_KEY, READER_SECRET, Store
+from tests.stalling import StallingProxy
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -170,6 +174,20 @@ def test_a_sweep_aborts_uploads_under_our_keys_alone(store: Store, at_store: str
     assert sorted(uploads(store.client(), at_store)) == sorted(others)
 
 
+@only("moto")
+@pytest.mark.parametrize("folder", ["/dev/null/tmp", None])
+def test_a_machine_without_room_for_temporary_files_says_so(
+    at_store: str, monkeypatch: pytest.MonkeyPatch, folder: str | None
+) -> None:
+    file = Dataset(url=at_store).partition("luma_tasks", DAY)
+    file.replace(large().schema, [large()])
+    monkeypatch.setattr(tempfile, "tempdir", folder)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: ["/dev/null/tmp"])
+    for action in (lambda: file.open(whole=True), lambda: file.replace(large().schema, [large()])):
+        with pytest.raises(DatasetUnavailableError, match="set TMPDIR"):
+            action()
+
+
 # Two runs over one partition.
 
 
@@ -208,7 +226,6 @@ def test_a_store_that_refuses_conditions_that_hold_is_written_to_without(watched
     assert file.read()["name"].to_pylist() == ["a"]
 
 
-@pytest.mark.parametrize("store", ["seaweedfs", "moto"], indirect=True)
 def test_a_file_that_is_replaced_while_it_is_read_gives_no_bytes_of_both(store: Store, at_store: str) -> None:
     file = Dataset(url=at_store).partition("luma_tasks", DAY)
     file.replace(large().schema, [large()])
@@ -219,6 +236,38 @@ def test_a_file_that_is_replaced_while_it_is_read_gives_no_bytes_of_both(store: 
             reader.row_group(1)
         assert size == file.replace(large().schema, [large()]).size_bytes, "the bytes of one could be the other's"
         assert whole.read().equals(large())
+
+
+# The end of a run.
+
+
+@only("moto")
+def test_a_store_that_stalls_is_waited_for_no_longer_than_a_stop_allows(
+    store: Store, at_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with StallingProxy(store.endpoint) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.url)
+        dataset = Dataset(url=at_store)
+        file = dataset.partition("luma_tasks", DAY)
+        file.replace(large().schema, [large()])
+        actions = {
+            "check": dataset.check,
+            "sweep": lambda: dataset.sweep(0),
+            "read": file.read,
+            "write": lambda: file.replace(large().schema, [large()]),
+            "list": dataset.marks("open").listed,
+            "mark": lambda: dataset.marks("open").set("2024-12-24"),
+            "checkpoint": lambda: dataset.checkpoints("luma_tasks", DAY).save(small("a")),
+        }
+        proxy.stalled.set()
+        waiting = {name: start(action, name) for name, action in actions.items()}
+        time.sleep(0.5)
+        began = time.monotonic()
+        dataset.stop()
+        errors = {name: type(future.exception(timeout=30)) for name, future in waiting.items()}
+        assert time.monotonic() - began < 12
+        assert errors == {**dict.fromkeys(actions, DatasetUnavailableError), "sweep": type(None)}
+        dataset.close()
 
 
 # Credentials.

@@ -173,6 +173,28 @@ def test_an_interrupt_ends_the_opening_while_the_store_stalls(plant: Plant) -> N
     assert seconds[0] < STALLED_SECONDS
 
 
+def test_an_interrupt_ends_what_waits_for_a_data_root_that_stalls(plant: Plant) -> None:
+    plant.submit(DAY, 3)
+    plant.submit(DAY + timedelta(days=1), TASKS)
+    settings = replace(plant.settings(), data_url=f"s3://{plant.world.bucket}/data")
+    stalled_at: list[float] = []
+
+    def stall(report: PartitionReport) -> None:
+        plant.store.stalled.set()
+        stalled_at.append(time.monotonic())
+
+    with (
+        interrupted_when(lambda: bool(stalled_at) and time.monotonic() > stalled_at[0] + 1.5) as seconds,
+        PipelineRun(settings) as run,
+    ):
+        run.do([day_after(0)], stall)
+        run.do([day_after(1)], stall)
+    assert seconds[0] < STALLED_SECONDS
+    time.sleep(1)
+    # Threads that are left behind would go on with a run that is over.
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith(("luma-", "s3-", "media-"))]
+
+
 def test_an_interrupt_cancels_the_statement_that_waits_in_the_database(plant: Plant, postgres_url: str) -> None:
     engine = sa.create_engine(postgres_url)
     with engine.begin() as connection:

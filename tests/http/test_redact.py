@@ -45,6 +45,8 @@ NO_LINKS = [
     f"https://user:{SECRET}",
     f"https://user:{SECRET}/x@h/x",
     f"https://h:{SECRET}/x",
+    f"https://user:12/{SECRET}@h/x",
+    f"https://user:/{SECRET}@h/x",
     f"https://{SECRET} /x",
     f"https://{SECRET}\\x",
     f"https://[{SECRET}/x",

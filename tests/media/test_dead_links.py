@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import ssl
 from pathlib import Path
 
@@ -37,6 +38,15 @@ DEAD = {
     "JSON": (page(JSON, "application/json"), ErrorCode.NOT_MEDIA),
     "a long page in chunks": (page(samples.HTML * 100, "text/html").but(chunked=True), ErrorCode.NOT_MEDIA),
     "a page without length": (page(samples.HTML, "text/html").but(no_length=True), ErrorCode.NOT_MEDIA),
+    "a compressed page": (
+        page(gzip.compress(samples.HTML), "text/html").but(headers={"Content-Encoding": "gzip"}),
+        ErrorCode.ENCODED_BODY,
+    ),
+    "a compressed page that does not say so": (page(gzip.compress(samples.HTML), "text/html"), ErrorCode.NOT_MEDIA),
+    "a picture that says so": (page(samples.PNG, "image/png"), ErrorCode.WRONG_TYPE),
+    "a video that claims to be a page": (page(BODY, "text/html"), ErrorCode.WRONG_TYPE),
+    "an empty video": (page(b"", "video/mp4"), ErrorCode.NOT_MEDIA),
+    **{f"{status} and nothing": (Answer(b"", status), OTHER) for status in (202, 203, 204, 300, 304)},
     "a login page": (redirect("/login"), ErrorCode.NOT_MEDIA),
     "a login page that refuses": (redirect("/refused"), EXPIRED),
     "a login page on a host that is not allowed": (redirect(FORBIDDEN), ErrorCode.FORBIDDEN_HOST),

@@ -90,7 +90,8 @@ BRANDS = {
     None: [ftyp(brand) for brand in (b"M4A ", b"M4B ", b"M4P ", b"F4A ", b"F4B ", b"aax ", b"heic", b"heix", b"heim",
                                      b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"avci", b"avcs", b"crx ", b"jp2 ")]
     + [ftyp(b"mif1", b"mif1", b"heic"), ftyp(b"msf1", b"hevc"), ftyp(b"mif1"), box(b"free") + ftyp(b"M4A "),
-       b"All free of charge, until the end of the month.", b"The skip key", box(b"free")[:7], box(b"abcd") + ftyp()],
+       b"All free of charge, until the end of the month.", b"The skip key",
+       b"<!--ftypisom-->", b'    ftyp{"a": 1}', b"The moov is gone", box(b"free")[:7], box(b"abcd") + ftyp()],
 }  # fmt: skip
 
 

@@ -52,6 +52,8 @@ REFUSALS = [
     (on_any, Fault(501, "NotImplemented")),
     (on_any, Fault(403, "SignatureDoesNotMatch")),
     (on_any, Fault(400, text="bad header", content_type="text/plain")),
+    (on_any, Fault(403, "AccessDenied", message="The header x-amz-checksum-algorithm is not allowed")),
+    (on_any, Fault(422, "UnprocessableEntity")),
     (on_part, Fault(400, "InvalidArgument")),
     (on_beginning, Fault(400, "InvalidArgument")),
     (on_head, Fault(400, "")),
@@ -153,7 +155,15 @@ def test_corrupted_bytes_are_no_reason_to_send_no_checksum(area: Area, cdn: Faul
 
 
 @pytest.mark.parametrize(
-    "fault", [Fault(400, "InvalidArgument"), Fault(501, "NotImplemented"), Fault(passes=True, ignores=("start-after",))]
+    "fault",
+    [
+        Fault(400, "InvalidArgument"),
+        Fault(501, "NotImplemented"),
+        Fault(404, "NoSuchKey"),
+        Fault(403, "SignatureDoesNotMatch"),
+        Fault(500, "InternalError"),
+        Fault(passes=True, ignores=("start-after",)),
+    ],
 )
 def test_objects_are_found_without_start_after(moto: Store, cdn: FaultyCdn, fault: Fault) -> None:
     area = make_area(moto)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from luma_pipeline.errors import ConfigurationError
+from luma_pipeline.dataset import Dataset, DatasetSettingsError, DatasetUnavailableError
+from luma_pipeline.errors import ConfigurationError, PassingError
 from luma_pipeline.media import BucketError, CopyStatus, MediaCopier, TransferConfig
 from luma_pipeline.s3 import ObjectStore, S3Error, S3SettingsError, check_bucket_name, make_client
 from tests.media import stores
@@ -15,6 +17,7 @@ from tests.media.copiers import make_copier
 from tests.media.faulty_cdn import FaultyCdn
 from tests.media.faulty_store import Fault, FaultyStore, StoreRequest
 from tests.media.stores import Store
+from tests.media.test_guard import certificate
 from tests.s3.test_capabilities import copies
 
 PORTAL = "<html><body><p>Please log in<p>to go on<br></body></html>"
@@ -23,12 +26,22 @@ TOKEN = "AbC123" * 20
 CASES: dict[str, tuple[Fault, list[str]]] = {
     "portal page": (Fault(200, text=PORTAL, content_type="text/html"), ["not S3's", "AWS_ENDPOINT_URL_S3", "portal"]),
     "portal page that is XML": (Fault(200, text=XHTML), ["not S3's", "AWS_ENDPOINT_URL_S3"]),
+    "portal page of text": (
+        Fault(200, text="Please log in", content_type="text/plain"),
+        ["page of type text/plain", "AWS_ENDPOINT_URL_S3", "portal"],
+    ),
+    "portal answer in JSON": (
+        Fault(200, text='{"login": "here"}', content_type="application/json"),
+        ["page of type application/json", "AWS_ENDPOINT_URL_S3", "portal"],
+    ),
     "portal page with 403": (Fault(403, text=PORTAL, content_type="text/html"), ["403", "portal"]),
     "portal redirect": (
         Fault(302, text="", content_type="text/html", headers=(("Location", "https://login.example/?a=b"),)),
         ["redirects", "AWS_ENDPOINT_URL_S3"],
     ),
     "quota": (Fault(403, "QuotaExceeded", message="The quota is used up"), ["QuotaExceeded", "used up", "free space"]),
+    "quota with 400": (Fault(400, "QuotaExceeded", message="Used up"), ["QuotaExceeded: Used up", "free space"]),
+    "quota with 413": (Fault(413, "StorageQuotaExceeded", message="Used up"), ["Used up", "free space"]),
     "storage full": (Fault(507, "XMinioStorageFull", message="Full"), ["XMinioStorageFull", "free space"]),
     "denied": (Fault(403, "AccessDenied", message="Not you"), ["AccessDenied: Not you", "need s3:ListBucket"]),
     "unsigned payload": (
@@ -136,6 +149,8 @@ NAMES = [
     "videos ",
     "vid\neos",
     "vidéos",
+    "user:hunter2@videos",
+    "https://user:hunter2@host/videos",
 ]
 
 
@@ -146,6 +161,7 @@ def test_names_that_no_bucket_can_have_are_refused_at_the_start(name: str) -> No
     assert isinstance(caught.value, ConfigurationError)
     assert isinstance(caught.value, ValueError)
     assert "\n" not in str(caught.value)
+    assert "hunter2" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["my-videos", "a.b.c", "123", "arn:aws:s3:eu-west-1:1:accesspoint/x"])
@@ -207,6 +223,42 @@ def test_the_settings_of_a_profile_are_obeyed(
     assert client.meta.config.s3["addressing_style"] == "path"  # type: ignore[attr-defined]
     with make_copier(bucket=BUCKET, prefix="profile") as copier:
         copier.check_bucket()
+    Dataset(url=f"s3://{BUCKET}/profile").check()
+
+
+def test_a_certificate_that_is_not_trusted_is_a_matter_of_settings_and_the_bundle_is_obeyed(
+    area: Area, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    context, certificate_file = certificate(tmp_path)
+    for name, value in area.store.environment().items():
+        monkeypatch.setenv(name, value)
+    proxy = FaultyStore(area.store.port, lambda request, nth: None)
+    proxy._server.socket = context.wrap_socket(proxy._server.socket, server_side=True)
+    with proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint.replace("http", "https"))
+        for bundle in (None, str(tmp_path / "missing.pem"), str(tmp_path)):
+            if bundle is not None:
+                monkeypatch.setenv("AWS_CA_BUNDLE", bundle)
+            with make_copier(bucket=BUCKET) as copier, pytest.raises(BucketError, match="AWS_CA_BUNDLE") as told:
+                copier.check_bucket()
+            assert not isinstance(told.value, PassingError)
+            with pytest.raises(DatasetSettingsError, match="AWS_CA_BUNDLE"):
+                Dataset(url=f"s3://{BUCKET}/data").check()
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(certificate_file))
+        with make_copier(bucket=BUCKET) as copier:
+            copier.check_bucket()
+        Dataset(url=f"s3://{BUCKET}/data").check()
+
+
+def test_a_proxy_that_is_not_there_is_named(area: Area, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in area.store.environment().items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("HTTP_PROXY", "http://user:hunter2@127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    with pytest.raises(DatasetUnavailableError, match="HTTP_PROXY") as told:
+        Dataset(url=f"s3://{BUCKET}/data").check()
+    assert "hunter2" not in str(told.value)
 
 
 def test_a_role_that_cannot_be_assumed_is_told_and_not_the_stores_permissions(
