@@ -258,7 +258,7 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         partitions = partitions_definition(_frequency(self.partitions), self.partitions_start, self.partitions_timezone)
         freshness = timedelta(hours=self.freshness_hours) if self.freshness_hours else None
         with _naming("LUMA_GROUP, LUMA_OWNERS"):
-            specs = asset_specs(self.group, self.owners, partitions, freshness=freshness)
+            specs = asset_specs(self.group, self.owners, partitions, freshness=freshness, provider=SPECS[self.dialect])
         policies = Policies(
             artifacts=artifacts_from(self.artifacts),
             link_preference=_link_preference(self.link_preference, self.dialect),

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS
 from luma_pipeline.engine.videos import VIDEOS_SCHEMA
-from luma_pipeline.luma import GENERATIONS_SCHEMA
+from luma_pipeline.luma import GATEWAY, ProviderSpec
 from luma_pipeline.luma.schema import FIELDS, TIMESTAMP
 
 __all__ = ["GENERATIONS_LINEAGE", "IO_MANAGER_KEY", "VIDEOS_LINEAGE", "asset_specs", "table_schema"]
@@ -51,8 +51,9 @@ def asset_specs(
     partitions: dg.PartitionsDefinition[str],
     *,
     freshness: timedelta | None,
+    provider: ProviderSpec = GATEWAY,
 ) -> list[dg.AssetSpec]:
-    """The three assets, in the order of the data."""
+    """The three assets, in the order of the data. `provider` gives the columns of luma_generations."""
     policy = dg.FreshnessPolicy.time_window(fail_window=freshness) if freshness else None
     common: dict[str, object] = {
         "group_name": group,
@@ -75,7 +76,7 @@ def asset_specs(
             "the whole body in `raw_response`. Final tasks are not asked for again.",
             kinds={"luma", "parquet"},
             metadata={
-                "dagster/column_schema": table_schema(GENERATIONS_SCHEMA),
+                "dagster/column_schema": table_schema(provider.schema),
                 "dagster/column_lineage": GENERATIONS_LINEAGE,
             },
             **common,  # type: ignore[arg-type]

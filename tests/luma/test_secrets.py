@@ -116,7 +116,7 @@ def test_a_link_in_an_error_is_shown_without_its_signature(status: int) -> None:
 
 WIRES = {
     "status line": f"HTTP/1.1 abc {SECRET}\r\n\r\n",
-    "encoding": f"HTTP/1.1 200 OK\r\nContent-Encoding: {SECRET}\r\nContent-Length: 2\r\n\r\n{{}}",
+    "encoding": f"HTTP/1.1 200 OK\r\nContent-Encoding: {SECRET}, br\r\nContent-Length: 2\r\n\r\n{{}}",
     "coding": f"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n{SECRET}\r\n",
 }
 
