@@ -112,7 +112,11 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
     )
 
     s3_prefix: str = Field(default=_TRANSFER.prefix, description="Prefix of every key.")
-    key_template: str = Field(default=_TRANSFER.key_template, description="Key below the prefix.")
+    key_template: str = Field(
+        default=_TRANSFER.key_template,
+        description="Key below the prefix: each field once, `{extension}` last, and a slash between `{artifact}` and "
+        "`{task_id}`.",
+    )
     artifacts: list[str] = Field(
         default=[artifact.value for artifact in Policies.artifacts],
         description="video, video_raw, thumbnail, last_frame.",
