@@ -46,7 +46,9 @@ def test_version_and_wrong_usage() -> None:
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_the_sandbox_prints_settings_that_work_and_leaves_no_process(tmp_path: Path, ending: signal.Signals) -> None:
     command = [*COMMAND, "sandbox", "--directory", str(tmp_path / "sandbox"), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    # A shell's background job would ignore SIGINT, and so would what starts this test.
+    interrupted = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **interrupted) as process:
         settings = read_exports(process)
         weed = int((tmp_path / "sandbox" / "s3" / "weed.pid").read_text())
         os.kill(weed, 0)
