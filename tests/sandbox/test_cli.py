@@ -37,6 +37,10 @@ def read_exports(process: subprocess.Popen[str]) -> dict[str, str]:
     return found
 
 
+def _heed_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def test_version_and_wrong_usage() -> None:
     assert run("--version").stdout == f"luma-pipeline {__version__}\n"
     assert run().returncode == 2
@@ -47,8 +51,7 @@ def test_version_and_wrong_usage() -> None:
 def test_the_sandbox_prints_settings_that_work_and_leaves_no_process(tmp_path: Path, ending: signal.Signals) -> None:
     command = [*COMMAND, "sandbox", "--directory", str(tmp_path / "sandbox"), "--port", "0"]
     # A shell's background job would ignore SIGINT, and so would what starts this test.
-    interrupted = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **interrupted) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c) as process:
         settings = read_exports(process)
         weed = int((tmp_path / "sandbox" / "s3" / "weed.pid").read_text())
         os.kill(weed, 0)
