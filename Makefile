@@ -38,7 +38,7 @@ test-lowest:
 
 # Both need uv: the lowest and the newest versions that pyproject.toml allows, for every supported Python.
 lock:
-	uv pip compile --universal --python-version 3.10 pyproject.toml --extra dev --no-annotate --no-header --quiet --output-file requirements.lock
+	uv pip compile --universal --python-version 3.11 pyproject.toml --extra dev --no-annotate --no-header --quiet --output-file requirements.lock
 	uv pip compile --resolution lowest-direct --python-version 3.11 pyproject.toml --extra dev --no-annotate --no-header --quiet --output-file requirements-lowest.lock
 
 benchmark-extra: $(READY)
