@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 
@@ -120,7 +120,7 @@ def work_here(count: int, *, apart: bool) -> None:
     from luma_pipeline.orchestration.resources.bucket import VideoBucket
     from luma_pipeline.source.table import SourceTable
 
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     give_up = GiveUpPolicy(1e9, now)
     variable = os.environ
     bucket = VideoBucket(bucket=variable["LUMA_S3_BUCKET"], allow_private_media=True)
@@ -138,7 +138,7 @@ def work_here(count: int, *, apart: bool) -> None:
             ResolvePolicy(give_up, 0.0),
             ManifestPolicy((Artifact.VIDEO,), (LinkSource.DOWNLOAD_URL, LinkSource.URL), give_up),
         )
-        windows = [datetime.fromisoformat(day).replace(tzinfo=timezone.utc) for day in days(count)]
+        windows = [datetime.fromisoformat(day).replace(tzinfo=UTC) for day in days(count)]
         partitions = [
             Partition(f"{start:%Y-%m-%d}", f"date={start:%Y-%m-%d}", start, start + timedelta(days=1))
             for start in windows

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ _LIMITED = 20_000
 
 def ours(url: str, tasks: int, directory: Path, **settings: Any) -> dict[str, float]:
     """The pipeline's own step, from the task table to the partition's file."""
-    from datetime import datetime, timedelta, timezone
+    from datetime import datetime, timedelta
 
     import pyarrow as pa
 
@@ -49,7 +50,7 @@ def ours(url: str, tasks: int, directory: Path, **settings: Any) -> dict[str, fl
     from luma_pipeline.luma import LumaClient, ProviderConfig
     from luma_pipeline.luma.schema import TIMESTAMP
 
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     table = pa.table(
         {
             "task_id": pa.array([f"task-{number:08}" for number in range(tasks)]),
@@ -142,12 +143,12 @@ def aiohttp_rival(url: str, tasks: int, directory: Path) -> dict[str, float]:
 
 def flatten_ours(url: str, tasks: int, directory: Path) -> dict[str, float]:
     """Flattening alone, 500 at a time as the pipeline does."""
-    from datetime import datetime, timezone
+    from datetime import datetime
 
     from luma_pipeline.luma import Outcome, TaskResult, to_table
 
     text = EXAMPLE.read_text()
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
 
     def answered(body: Any) -> TaskResult:
         return TaskResult("t", Outcome.RESOLVED, now, generation=body, raw_response=text)

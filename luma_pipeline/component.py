@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from difflib import SequenceMatcher
 from typing import Annotated, Any
 
@@ -292,7 +292,7 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
             jobs=[job],
             schedules=[schedule],
             sensors=[sensor],
-            resources=self._resources(datetime.fromtimestamp(partitions.start_timestamp, timezone.utc)),
+            resources=self._resources(datetime.fromtimestamp(partitions.start_timestamp, UTC)),
         )
 
     def _check_together(self) -> None:

@@ -4,7 +4,7 @@
 
 # %% The settings, from the variables that the README of the project names
 import os
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pandas as pd
 
@@ -31,7 +31,7 @@ settings = EngineSettings(
     data_url=os.environ["LUMA_DATA_URL"],
     policies=Policies(give_up_after_seconds=7 * 24 * 3600.0),
 )
-day = datetime.fromisoformat(os.environ.get("DAY", "2024-12-24")).replace(tzinfo=timezone.utc)
+day = datetime.fromisoformat(os.environ.get("DAY", "2024-12-24")).replace(tzinfo=UTC)
 
 # %% What a run would do: nothing is asked, copied or written
 plan = plan_partition(settings, day, day + timedelta(days=1))

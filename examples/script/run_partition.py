@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 from luma_pipeline import (
     EngineSettings,
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("day", type=datetime.fromisoformat, help="a date such as 2024-12-24, in UTC")
     parser.add_argument("--plan", action="store_true", help="write nothing; print what would be asked and copied")
     arguments = parser.parse_args()
-    start = arguments.day.replace(tzinfo=timezone.utc)
+    start = arguments.day.replace(tzinfo=UTC)
     end = start + timedelta(days=1)
     try:
         if arguments.plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,7 +17,7 @@ from luma_pipeline.dataset.storage import SHARD_NAME, Storage
 
 __all__ = ["Checkpoints", "Shard"]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _OLDEST = timedelta(days=1)
 
@@ -89,7 +89,7 @@ class Checkpoints:
 
     def remove(self, paths: Iterable[str]) -> None:
         """Remove shards whose rows have become part of the dataset, and any that are older than a day."""
-        oldest = datetime.now(timezone.utc) - _OLDEST
+        oldest = datetime.now(UTC) - _OLDEST
         listed = self._storage.list(self._folder)
         for path in {file.path for file in listed if file.modified_at < oldest}.union(paths):
             self._storage.delete(path)

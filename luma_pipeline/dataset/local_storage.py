@@ -11,7 +11,7 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import IO, TypeVar
@@ -53,7 +53,7 @@ class LocalStorage:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # another run has just removed it
                     if not entry.name.startswith(".") and entry.is_file():
-                        modified_at = datetime.fromtimestamp(entry.stat().st_mtime, timezone.utc)
+                        modified_at = datetime.fromtimestamp(entry.stat().st_mtime, UTC)
                         found.append(StoredFile(entry.path, entry.name, modified_at))
         return found
 

@@ -8,7 +8,7 @@ import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import IO, TypeVar
 
 import pyarrow as pa
@@ -89,7 +89,7 @@ class S3Storage:
         prefix = self._key(folder) + "/"
         with self._explained():
             return [
-                StoredFile(f"{self._bucket}/{listed.key}", name, listed.modified_at or datetime.now(timezone.utc))
+                StoredFile(f"{self._bucket}/{listed.key}", name, listed.modified_at or datetime.now(UTC))
                 for listed in self._store.list_all(prefix)
                 if (name := listed.key[len(prefix) :]) and "/" not in name
             ]

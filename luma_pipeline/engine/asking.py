@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import chain
 from types import TracebackType
@@ -33,7 +33,7 @@ __all__ = ["AskPlan", "ResolvePolicy", "StoredRows", "ask", "plan_asking"]
 
 _log = logging.getLogger(__name__)
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
@@ -129,7 +129,7 @@ def plan_asking(
     A refresh takes up one that was broken off, and counts from the beginning of that: whatever was answered since
     then, by whichever run, is fresh.
     """
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     listed = checkpoints.shards(now - timedelta(seconds=policy.checkpoint_seconds))
     broken_off = min((shard.refresh_since for shard in listed if shard.refresh_since is not None), default=None)
     unreadable: list[Shard] = []

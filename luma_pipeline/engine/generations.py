@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from typing import NamedTuple
 
@@ -42,7 +42,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 _DIGEST_COLUMNS = ("task_id", "outcome", "state", "raw_response")
-_OLDEST = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class EmptiedError(DatasetError, ConfigurationError):
@@ -174,7 +174,7 @@ def _still_there(candidates: Iterable[Candidates], checkpoints: Checkpoints) -> 
 
 def _refusals(tasks: Tasks, left_out: Positions, spec: ProviderSpec, give_up: GiveUpPolicy) -> Iterable[Candidates]:
     """Rows for tasks that the run's limit has left out."""
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     for start in range(0, len(left_out), ROW_GROUP_ROWS):
         index = left_out[start : start + ROW_GROUP_ROWS]
         load = partial(_refused, tasks, index, spec, now)

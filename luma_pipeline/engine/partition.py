@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from urllib.parse import quote, unquote
 
@@ -131,7 +131,7 @@ class PartitionWork:
 
     def do(self, partition: Partition) -> PartitionReport:
         """Read, ask, copy and write one partition."""
-        read_at = datetime.now(timezone.utc)
+        read_at = datetime.now(UTC)
         with ExitStack() as stack:
             return self._do(partition, read_at, stack)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -35,4 +35,4 @@ class GiveUpPolicy:
         return pc.fill_null(pc.less(submitted_at, pa.scalar(self._before, TIMESTAMP)), False)
 
 
-_FIRST_TIME = datetime.min.replace(tzinfo=timezone.utc)
+_FIRST_TIME = datetime.min.replace(tzinfo=UTC)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from types import TracebackType
 from typing import NamedTuple, TypeVar
@@ -225,7 +225,7 @@ class PipelineRun:
         dataset.check()
         if not options.dry_run:
             dataset.sweep(min(SWEEP_AFTER_SECONDS, policies.orphans_older_than_seconds))
-        give_up = GiveUpPolicy(policies.give_up_after_seconds, datetime.now(timezone.utc), never=options.retry_failed)
+        give_up = GiveUpPolicy(policies.give_up_after_seconds, datetime.now(UTC), never=options.retry_failed)
         client = self._open_client() if self._datasets & {GENERATIONS, VIDEOS} else None
         links = ProviderLinks(client, policies.link_preference) if client is not None else None
         overwrite = options.overwrite or settings.videos.overwrite

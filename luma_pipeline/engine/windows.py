@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta, timezone
-from enum import Enum
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 
 __all__ = ["Frequency", "folder_of_window", "frequency_of", "key_of_window"]
 
 
-class Frequency(str, Enum):
+class Frequency(StrEnum):
     """How long a partition's window is. Weeks begin on Monday, as in ISO 8601."""
 
     HOURLY = "hourly"
@@ -42,7 +42,7 @@ def frequency_of(start: datetime, end: datetime) -> Frequency:
     if start.tzinfo is None or end.tzinfo is None:
         raise ValueError("start and end must have a time zone, such as datetime(2024, 12, 24, tzinfo=timezone.utc)")
     # In UTC: Python takes the difference of two times of one zone by the clock on the wall.
-    length = end.astimezone(timezone.utc) - start.astimezone(timezone.utc)
+    length = end.astimezone(UTC) - start.astimezone(UTC)
     for frequency, shortest, longest in _LENGTHS:
         if shortest <= length <= longest and _is_first_of(frequency, start) and _is_first_of(frequency, end):
             return frequency
@@ -56,7 +56,7 @@ def _is_first_of(frequency: Frequency, at: datetime) -> bool:
     if frequency is Frequency.HOURLY:
         return (at.minute, at.second, at.microsecond) == (0, 0, 0)
     # Where the clock skips midnight, the day begins later.
-    before = (at.astimezone(timezone.utc) - timedelta(microseconds=1)).astimezone(at.tzinfo)
+    before = (at.astimezone(UTC) - timedelta(microseconds=1)).astimezone(at.tzinfo)
     if before.date() == at.date():
         return False
     if frequency is Frequency.WEEKLY:
@@ -74,7 +74,7 @@ def folder_of_window(frequency: Frequency, start: datetime) -> str:
     'hour=2024-12-24T1800Z'
     """
     if frequency is Frequency.HOURLY:
-        return f"hour={start.astimezone(timezone.utc):%Y-%m-%dT%H%MZ}"
+        return f"hour={start.astimezone(UTC):%Y-%m-%dT%H%MZ}"
     if frequency is Frequency.WEEKLY:
         return f"week={start:%Y-%m-%d}"
     if frequency is Frequency.MONTHLY:

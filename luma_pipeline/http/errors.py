@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from enum import Enum
+from enum import StrEnum
 
 from luma_pipeline.errors import ItemError, PassingError
 
@@ -19,7 +19,7 @@ __all__ = [
 ]
 
 
-class TransportCode(str, Enum):
+class TransportCode(StrEnum):
     """Why no complete answer came."""
 
     CONNECTION = "connection"
@@ -60,7 +60,7 @@ class BodyTooLargeError(TransportError):
         super().__init__(TransportCode.BODY_TOO_LARGE, message)
 
 
-class TargetRefusedReason(str, Enum):
+class TargetRefusedReason(StrEnum):
     """Why a link is not followed."""
 
     BAD_SCHEME = "bad_scheme"

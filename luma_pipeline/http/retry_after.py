@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import re
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 # More digits are no number of seconds, and more than some thousands Python refuses to read.
@@ -25,8 +25,8 @@ def retry_after_seconds(value: str | None) -> float | None:
     try:
         when = parsedate_to_datetime(text)
         if when.tzinfo is None:
-            when = when.replace(tzinfo=timezone.utc)
-        return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())
+            when = when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
     except (TypeError, ValueError, OverflowError):
         return None
 

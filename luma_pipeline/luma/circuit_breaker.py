@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 import threading
 import time
-from enum import Enum
+from enum import StrEnum
 
 from luma_pipeline.luma.errors import ProviderUnavailableError
 
 __all__ = ["CircuitBreaker", "FailureClass"]
 
 
-class FailureClass(str, Enum):
+class FailureClass(StrEnum):
     """What a failed request tells of the provider."""
 
     TASK = "task"

@@ -8,7 +8,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple
 
@@ -239,7 +239,7 @@ class LumaClient:
             return TaskResult(
                 task_id,
                 Outcome.REQUEST_FAILED,
-                datetime.now(timezone.utc),
+                datetime.now(UTC),
                 attempts=0,
                 requests=0,
                 error_code="blank_task_id",
@@ -282,7 +282,7 @@ class LumaClient:
         return TaskResult(
             task_id,
             outcome,
-            datetime.now(timezone.utc),
+            datetime.now(UTC),
             attempts.count,
             requests,
             attempts.status,

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import cache
 from itertools import repeat
 from operator import itemgetter
@@ -275,9 +275,9 @@ def _fast_time(values: _Values) -> pa.Array:
 
 _NO_TIME = "0001-01-01T00:00:00Z"
 """The provider writes "no time" as the zero of Go's clock."""
-_LAST_TIME = pa.scalar(datetime.max.replace(tzinfo=timezone.utc), TIMESTAMP)
+_LAST_TIME = pa.scalar(datetime.max.replace(tzinfo=UTC), TIMESTAMP)
 """Arrow reads later times too, from text with an offset. Python cannot say them."""
-_FIRST_REAL_TIME = pa.scalar(datetime(2, 1, 1, tzinfo=timezone.utc), TIMESTAMP)
+_FIRST_REAL_TIME = pa.scalar(datetime(2, 1, 1, tzinfo=UTC), TIMESTAMP)
 
 
 def _fast_boolean(values: _Values) -> pa.Array:
@@ -336,7 +336,7 @@ def _read_time(value: object) -> datetime | None:
     if time is None or time.year <= 1:
         return None
     # The provider means UTC where it names no zone, as in its examples.
-    return time if time.tzinfo is not None else time.replace(tzinfo=timezone.utc)
+    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def _is_no_time(value: object, field: Field) -> bool:
@@ -377,7 +377,7 @@ def _text_array(values: Sequence[str | None], type_: pa.DataType | None = None) 
         return pa.array([None if value is None else printable(value) for value in values], type_)
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _time_array(times: Sequence[datetime]) -> pa.Array:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 __all__ = ["Request", "RequestKind"]
 
 
-class RequestKind(str, Enum):
+class RequestKind(StrEnum):
     """What a request asks for."""
 
     GENERATION = "generation"

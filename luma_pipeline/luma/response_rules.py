@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 from luma_pipeline.luma.circuit_breaker import FailureClass
@@ -13,7 +13,7 @@ from luma_pipeline.luma.circuit_breaker import FailureClass
 __all__ = ["RULES", "Body", "ResponseAction", "ResponseRule", "Said", "code_matches", "words_match"]
 
 
-class ResponseAction(str, Enum):
+class ResponseAction(StrEnum):
     """What the client does with an answer."""
 
     ACCEPT = "accept"
@@ -41,7 +41,7 @@ class ResponseAction(str, Enum):
     """The account seems out of quota: confirmed in the same way."""
 
 
-class Body(str, Enum):
+class Body(StrEnum):
     """What a body looks like: the gateway speaks JSON, and what stands in front of it does not."""
 
     JSON = "json"

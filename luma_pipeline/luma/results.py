@@ -6,13 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 from typing import Any
 
 __all__ = ["FINAL_STATES", "Outcome", "State", "TaskResult", "comparable_id", "printable", "same_id"]
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """How asking for a task ended."""
 
     RESOLVED = "resolved"
@@ -28,7 +28,7 @@ class Outcome(str, Enum):
         return self.value
 
 
-class State(str, Enum):
+class State(StrEnum):
     """The states on the provider's page. Any other word is a state too: one that is still open."""
 
     PENDING = "pending"

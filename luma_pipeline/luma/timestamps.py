@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 __all__ = ["parse_timestamp"]
 
@@ -51,4 +51,4 @@ def parse_timestamp(text: str) -> datetime | None:
             time = time - offset if match["sign"] == "+" else time + offset
     except (ValueError, OverflowError):
         return None
-    return time.replace(tzinfo=timezone.utc)
+    return time.replace(tzinfo=UTC)

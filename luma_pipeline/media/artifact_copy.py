@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from luma_pipeline.media.buffers import BufferPool
 from luma_pipeline.media.download import Download, DownloadLimits, StreamRestarted
@@ -227,7 +227,7 @@ class ArtifactCopy:
             self._confirm(key, arrived, label)
         if not is_verified and not self._bucket.has_checksums:
             self._read_back(key, arrived)
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         return PlacedObject(CopyStatus.COPIED, key, arrived.size_bytes, content_type, arrived.sha256, etag, now)
 
     def _confirm(self, key: str, arrived: Arrived, label: ObjectLabel) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 
 
-class MediaKind(str, Enum):
+class MediaKind(StrEnum):
     """What a file is to its viewer."""
 
     VIDEO = "video"
@@ -16,7 +16,7 @@ class MediaKind(str, Enum):
         return self.value
 
 
-class Artifact(str, Enum):
+class Artifact(StrEnum):
     """One file of a finished generation."""
 
     VIDEO = "video"
@@ -33,7 +33,7 @@ class Artifact(str, Enum):
         return MediaKind.VIDEO if self in {Artifact.VIDEO, Artifact.VIDEO_RAW} else MediaKind.IMAGE
 
 
-class LinkSource(str, Enum):
+class LinkSource(StrEnum):
     """A link of the provider's answer for the `video` artifact."""
 
     DOWNLOAD_URL = "download_url"

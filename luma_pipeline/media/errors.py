@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 from luma_pipeline.errors import ConfigurationError, ItemError, LumaPipelineError, PassingError
 
 
-class ErrorCode(str, Enum):
+class ErrorCode(StrEnum):
     """Why one artifact was not copied: the `error_code` of its row in `luma_videos`."""
 
     NO_LINK = "no_link"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlsplit
 
 from luma_pipeline.http.redact import redact_link
@@ -27,11 +27,11 @@ def expires_at(url: str) -> datetime | None:
         query = {name.lower(): values[0] for name, values in parse_qs(urlsplit(url).query).items()}
         for vendor in ("amz", "goog"):
             if f"x-{vendor}-date" in query and f"x-{vendor}-expires" in query:
-                signed = datetime.strptime(query[f"x-{vendor}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=timezone.utc)
+                signed = datetime.strptime(query[f"x-{vendor}-date"], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
                 return signed + timedelta(seconds=int(query[f"x-{vendor}-expires"]))
         expires = int(query.get("expires", 0))
         if expires >= _EARLIEST_EXPIRY:
-            return datetime.fromtimestamp(expires, tz=timezone.utc)
+            return datetime.fromtimestamp(expires, tz=UTC)
     except (ValueError, OverflowError, OSError):
         return None
     return None
@@ -68,7 +68,7 @@ class Link:
     def is_past_expiry(self) -> bool:
         """Whether its own query says that it is dead."""
         expiry = expires_at(self.url)
-        return expiry is not None and expiry <= datetime.now(timezone.utc)
+        return expiry is not None and expiry <= datetime.now(UTC)
 
     def renew(self) -> bool:
         """Ask for a living link; False when there is none, or when the one time this is done has been."""

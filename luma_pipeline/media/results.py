@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import Enum
+from enum import StrEnum
 
 from luma_pipeline.media.artifacts import Artifact
 
 
-class CopyStatus(str, Enum):
+class CopyStatus(StrEnum):
     """How the copy of one artifact ended."""
 
     COPIED = "copied"

@@ -8,7 +8,7 @@ What they ask for is decided in `decisions`; this module gathers what is known, 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import dagster as dg
 from dagster import TimeWindowPartitionsDefinition
@@ -94,7 +94,7 @@ def build_schedule(
     def luma_schedule(
         context: dg.ScheduleEvaluationContext, luma_dataset: LumaDataset
     ) -> list[dg.RunRequest] | dg.SkipReason:
-        now = context.scheduled_execution_time.astimezone(timezone.utc)
+        now = context.scheduled_execution_time.astimezone(UTC)
         dataset = luma_dataset.open()
         state = State(
             partitions,
@@ -118,7 +118,7 @@ def build_sensor(
     *,
     partitions_per_run: int,
     running: bool,
-    clock: Callable[[], datetime] = lambda: datetime.now(timezone.utc),
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> dg.SensorDefinition:
     """The sensor that comes back to closed partitions with tasks or videos still open, or not read to their end.
 
@@ -228,7 +228,7 @@ def _range_tags(span: Span) -> dict[str, str]:
 def _read_cursor(cursor: str | None) -> dict[str, datetime]:
     """When the sensor last asked for each partition, so that a run that failed is not asked for again at once."""
     entries: Mapping[str, float] = json.loads(cursor) if cursor else {}
-    return {key: datetime.fromtimestamp(at, timezone.utc) for key, at in entries.items()}
+    return {key: datetime.fromtimestamp(at, UTC) for key, at in entries.items()}
 
 
 def _write_cursor(requested: Mapping[str, datetime]) -> str:

@@ -9,7 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
 
 from dagster import TimeWindow, TimeWindowPartitionsDefinition
@@ -26,7 +26,7 @@ _FARTHEST = 2000
 """Periods before the open one that a tick goes back over: 83 days of hours, 0.1 s."""
 _LARGEST_GAP = 2
 """Partitions between two due ones that are asked along. They cost a read of two files; a run of its own, seconds."""
-_NEVER = datetime.fromtimestamp(0, timezone.utc)
+_NEVER = datetime.fromtimestamp(0, UTC)
 
 Windows = dict[str, TimeWindow]
 """Windows by partition key."""

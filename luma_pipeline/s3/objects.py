@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from luma_pipeline.s3.capabilities import Capabilities, is_condition_failed
@@ -343,7 +343,7 @@ def is_md5_of(etag: str | None, body: bytes | bytearray) -> bool:
 
 def utc(moment: datetime | None) -> datetime | None:
     """A time as aware UTC."""
-    return moment.astimezone(timezone.utc) if moment is not None else None
+    return moment.astimezone(UTC) if moment is not None else None
 
 
 def _require_s3(answer: Any) -> None:

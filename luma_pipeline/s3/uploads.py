@@ -8,7 +8,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from luma_pipeline.s3.errors import FAULTS, NotS3Error, S3Error, code_of
@@ -137,7 +137,7 @@ def abort_uploads(store: ObjectStore, prefix: str, is_ours: Callable[[str], bool
 
     An upload whose beginning the store does not tell stays. Raises S3Error where uploads cannot be listed.
     """
-    latest = datetime.now(timezone.utc) - timedelta(seconds=older_than_seconds)
+    latest = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
     found = [
         MultipartUpload(store, item["Key"], item["UploadId"])
         for item in _listed_uploads(store, prefix)

@@ -9,7 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
@@ -117,7 +117,7 @@ class CdnServer:
         path = "/ai-lumalabs-storage-private" + urlsplit(url).path
         with self._lock:
             self._media[path] = replace(self._media[urlsplit(url).path], needs_signature=True, gone_status=None)
-        at = (signed_at or self.clock()).astimezone(timezone.utc).strftime(_AMZ_DATE)
+        at = (signed_at or self.clock()).astimezone(UTC).strftime(_AMZ_DATE)
         query = {
             "X-Amz-Algorithm": "AWS4-HMAC-SHA256",
             "X-Amz-Credential": f"sandbox/{at[:8]}/auto/s3/aws4_request",
@@ -206,7 +206,7 @@ class CdnServer:
         expected = _signature(request.path, at, expires)
         if request.method != "GET" or not hmac.compare_digest(query.get("X-Amz-Signature", ""), expected):
             return _error(403, "SignatureDoesNotMatch", "The request signature does not match.")
-        signed_at = datetime.strptime(at, _AMZ_DATE).replace(tzinfo=timezone.utc)
+        signed_at = datetime.strptime(at, _AMZ_DATE).replace(tzinfo=UTC)
         if self.clock() >= signed_at + timedelta(seconds=int(expires)):
             return _error(403, "AccessDenied", "Request has expired")
         return None

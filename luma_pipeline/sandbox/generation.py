@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
-from enum import Enum
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
@@ -29,7 +29,7 @@ Sign = Callable[[str, int, "datetime | None"], str]
 """Makes a presigned link of a URL, its life in seconds, and the time of signing (None: now)."""
 
 
-class _Word(str, Enum):
+class _Word(StrEnum):
     def __str__(self) -> str:
         return str(self.value)
 
@@ -128,7 +128,7 @@ class Generation:
     phases: tuple[Phase, ...] = COMPLETED_AT_ONCE
     prompt: str = "mermaid"
     aspect_ratio: str = "16:9"
-    created_at: datetime = datetime(2024, 12, 24, 18, 1, 25, 319_000, tzinfo=timezone.utc)
+    created_at: datetime = datetime(2024, 12, 24, 18, 1, 25, 319_000, tzinfo=UTC)
     urls: ArtifactUrls = EXAMPLE_URLS
     width: int = 1360
     height: int = 752
@@ -267,7 +267,7 @@ def _completed_body(generation: Generation) -> dict[str, Any]:
 
 
 def _timestamp(at: datetime) -> str:
-    return at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 _OBJECTS = ("request", "artifact", "thumbnail", "video_raw", "last_frame")
@@ -288,7 +288,7 @@ def _make_odd(body: dict[str, Any], generation: Generation, oddity: Oddity, now:
             queue_state=None,
         )
     elif oddity is Oddity.CREATED_AT_MICROSECONDS:
-        body["created_at"] = generation.created_at.astimezone(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        body["created_at"] = generation.created_at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     elif oddity is Oddity.CREATED_AT_YEAR_ONE:
         body["created_at"] = _NO_TIME
     elif oddity is Oddity.UNKNOWN_STATE and body["video"] is None and body["state"] != State.FAILED:

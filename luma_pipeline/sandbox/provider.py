@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from email.utils import formatdate
-from enum import Enum
+from enum import StrEnum
 from functools import cache
 from types import TracebackType
 from typing import Any, Literal
@@ -62,7 +62,7 @@ _PROXY_PAGE = (
 )
 
 
-class Endpoint(str, Enum):
+class Endpoint(StrEnum):
     """What a request asked for."""
 
     SINGLE = "single"
@@ -75,7 +75,7 @@ class Endpoint(str, Enum):
         return str(self.value)
 
 
-class Account(str, Enum):
+class Account(StrEnum):
     """How the account behind the token stands; every mode but ACTIVE refuses every request."""
 
     ACTIVE = "active"

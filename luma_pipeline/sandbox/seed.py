@@ -6,7 +6,7 @@ import random
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta
 
 from sqlalchemy import (
     Column,
@@ -154,7 +154,7 @@ def seed(
             _METADATA.create_all(connection)
             seeded = _read_days(connection)
             for day in _missing_days(seeded, now, days):
-                fresh = _Day(day, now.astimezone(timezone.utc), tasks_per_day, tuple(open_task_minutes))
+                fresh = _Day(day, now.astimezone(UTC), tasks_per_day, tuple(open_task_minutes))
                 _insert_day(connection, fresh, list(_rows(fresh)))
                 seeded.append(fresh)
     finally:
@@ -166,7 +166,7 @@ def seed(
 
 
 def _missing_days(seeded: list[_Day], now: datetime, days: int) -> list[date]:
-    today = now.astimezone(timezone.utc).date()
+    today = now.astimezone(UTC).date()
     first = seeded[-1].day + timedelta(days=1) if seeded else today - timedelta(days=days - 1)
     return [first + timedelta(days=offset) for offset in range((today - first).days + 1)]
 
@@ -175,7 +175,7 @@ def _read_days(connection: Connection) -> list[_Day]:
     return [
         _Day(
             row.day,
-            row.seeded_at.replace(tzinfo=timezone.utc),
+            row.seeded_at.replace(tzinfo=UTC),
             row.tasks,
             tuple(float(minutes) for minutes in row.open_task_minutes.split()),
         )
@@ -256,7 +256,7 @@ def _oddities(day: _Day, index: int) -> tuple[Oddity, ...]:
 
 
 def _open_rows(day: _Day, rng: random.Random) -> Iterator[_Row]:
-    midnight = datetime.combine(day.day, time(), timezone.utc)
+    midnight = datetime.combine(day.day, time(), UTC)
     submitted_at = max(midnight, day.seeded_at - timedelta(seconds=30))
     waited = (day.seeded_at - submitted_at).total_seconds()
     lives = [(_phases(waited + 60 * minutes, State.COMPLETED), ()) for minutes in day.open_task_minutes]
@@ -276,7 +276,7 @@ def _phases(finished_after_seconds: float, end: State) -> tuple[Phase, ...]:
 
 
 def _submission_times(day: _Day, rng: random.Random) -> list[datetime]:
-    midnight = datetime.combine(day.day, time(), timezone.utc)
+    midnight = datetime.combine(day.day, time(), UTC)
     end = midnight + timedelta(days=1)
     if day.is_open:
         end = max(midnight, day.seeded_at - timedelta(minutes=3))

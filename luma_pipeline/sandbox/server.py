@@ -9,7 +9,7 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from http import HTTPStatus
 from types import TracebackType
 
@@ -23,7 +23,7 @@ _DRIPS_PER_SECOND = 20
 
 def utc_now() -> datetime:
     """The present in UTC: the clock of a server that is not told another."""
-    return datetime.now(timezone.utc)
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)

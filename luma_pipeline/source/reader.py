@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -23,8 +23,8 @@ _ROWS_AT_A_TIME = 10_000
 _MOST_SAMPLED = 10_000
 """Rows of which the times are looked at for `rows_outside`, before the first partition and elsewhere."""
 _FUTURE = timedelta(days=7)
-_FIRST_TIME = datetime(1000, 1, 1, tzinfo=timezone.utc)
-_FIRST_EPOCH_TIME = datetime(2001, 9, 9, 1, 46, 40, tzinfo=timezone.utc)
+_FIRST_TIME = datetime(1000, 1, 1, tzinfo=UTC)
+_FIRST_EPOCH_TIME = datetime(2001, 9, 9, 1, 46, 40, tzinfo=UTC)
 """From here on the four units of epoch numbers can be told apart by a condition."""
 
 
@@ -144,7 +144,7 @@ class SourceReader:
 
     def rows_outside(self, connection: sa.Connection) -> RowsOutside:
         """How many rows of a bounded sample are in no partition, and why."""
-        now = datetime.now(timezone.utc)
+        now = datetime.now(UTC)
         since, future = self._since, now + _FUTURE
         first = _FIRST_EPOCH_TIME if since is None else min(since, _FIRST_EPOCH_TIME)
         statements = [self._queries.times_outside(first, future, _MOST_SAMPLED)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
@@ -27,7 +27,7 @@ __all__ = [
     "zone_named",
 ]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_UNITS = (1, 10**3, 10**6, 10**9)
 """Epoch numbers in seconds, milliseconds, microseconds or nanoseconds: for any date from 1973 to 5138 the four ranges
 do not meet, so that the number itself tells its unit."""
@@ -88,7 +88,7 @@ def to_utc(value: object, zone: ZoneInfo) -> datetime | None:
     if moment is None:
         return None
     try:
-        return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(timezone.utc)
+        return (moment if moment.tzinfo else moment.replace(tzinfo=zone)).astimezone(UTC)
     except (OverflowError, ValueError):
         return None
 
@@ -233,7 +233,7 @@ def as_stored(column: sa.Column[Any]) -> sa.ColumnElement[Any]:
     return sa.type_coerce(column, sa.types.NullType()) if is_stored_freely(column) else column
 
 
-_EARLIEST, _LATEST = datetime(2, 1, 1, tzinfo=timezone.utc), datetime(9998, 12, 31, tzinfo=timezone.utc)
+_EARLIEST, _LATEST = datetime(2, 1, 1, tzinfo=UTC), datetime(9998, 12, 31, tzinfo=UTC)
 
 
 def selected(column: sa.Column[Any]) -> sa.ColumnElement[Any]:

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ from luma_pipeline.luma import GENERATIONS_SCHEMA, Outcome, TaskResult, to_table
 from luma_pipeline.luma.schema import SCHEMA_VERSION, TIMESTAMP
 from luma_pipeline.sandbox.s3 import ObjectStore
 
-LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
-AT = datetime(2024, 12, 24, 18, 1, 25, 319_001, tzinfo=timezone.utc)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+AT = datetime(2024, 12, 24, 18, 1, 25, 319_001, tzinfo=UTC)
 SCHEMA = pa.schema(
     [
         pa.field("task_id", pa.string(), nullable=False),
@@ -334,7 +334,7 @@ def test_checkpoints_are_taken_up_oldest_first_until_they_are_removed(dataset: D
         _let_the_clock_move(dataset)
     assert [shard.path for shard in checkpoints.shards(LONG_AGO)] == paths
     assert [checkpoints.load(path)["task_id"].to_pylist() for path in paths] == [["a"], ["b"]]
-    assert checkpoints.shards(datetime.now(timezone.utc) + timedelta(hours=1)) == []
+    assert checkpoints.shards(datetime.now(UTC) + timedelta(hours=1)) == []
     assert dataset.checkpoints("things", "date=2024-12-25").shards(LONG_AGO) == []
     checkpoints.remove(paths[:1])
     checkpoints.remove(paths[:1])
@@ -388,7 +388,7 @@ def test_a_checkpoint_that_was_cut_off_is_not_seen_and_outlives_no_day(tmp_path:
         (folder / name).write_bytes(b"PAR1 half")
     days_ago = time.time() - 2 * 86400
     os.utime(folder / "old.parquet", (days_ago, days_ago))
-    (shard,) = checkpoints.shards(datetime.now(timezone.utc) - timedelta(hours=6))
+    (shard,) = checkpoints.shards(datetime.now(UTC) - timedelta(hours=6))
     checkpoints.remove([shard.path])
     assert [path.name for path in folder.iterdir()] == ["cut.parquet.tmp"]
     os.utime(folder / "cut.parquet.tmp", (days_ago, days_ago))
@@ -400,7 +400,7 @@ def test_marks_are_listed_with_the_time_they_were_set(dataset: Dataset) -> None:
     marks = dataset.marks("open")
     assert marks.listed() == {}
     marks.clear("2024-12-24")
-    before = datetime.now(timezone.utc) - timedelta(seconds=2)
+    before = datetime.now(UTC) - timedelta(seconds=2)
     for name in ("2024-12-24", "2024-12-24-18%3A00"):
         marks.set(name)
     first = marks.listed()

@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pyarrow as pa
@@ -27,7 +27,7 @@ from luma_pipeline.dataset import (
 from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.luma import GENERATIONS_SCHEMA, Outcome, TaskResult, to_table
 
-AT = datetime(2024, 12, 24, tzinfo=timezone.utc)
+AT = datetime(2024, 12, 24, tzinfo=UTC)
 HEX = "0123456789abcdef" * 2
 DAY = "date=2024-12-24"
 

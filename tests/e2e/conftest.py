@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -37,7 +37,7 @@ class Plant:
     @staticmethod
     def last_days(count: int) -> list[str]:
         """Keys of the partitions up to yesterday, which are no other test's; the UI plots the newest alone."""
-        today = datetime.now(timezone.utc).date()
+        today = datetime.now(UTC).date()
         return [(today - timedelta(days=number)).isoformat() for number in range(count, 0, -1)]
 
     def days(self, count: int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import quote
 
@@ -167,7 +167,7 @@ def test_the_daemon_ticks_the_schedule_and_the_sensor(plant: Plant) -> None:
     revisit, regular = plant.dagster.wait_for_run(by_sensor), plant.dagster.wait_for_run(by_schedule)
     assert (revisit.status, revisit.tags["luma/trigger"]) == ("SUCCESS", "open_tasks")
     assert (regular.status, regular.tags["luma/trigger"]) == ("SUCCESS", "schedule")
-    open_period = datetime.fromtimestamp(regular.started_at or 0.0, timezone.utc).date()
+    open_period = datetime.fromtimestamp(regular.started_at or 0.0, UTC).date()
     assert regular.tags["dagster/partition"] == open_period.isoformat()
     assert f"{closed}-late/video.mp4" in plant.world.object_keys()
     assert not mark.exists()

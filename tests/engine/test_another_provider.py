@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -27,7 +27,7 @@ from luma_pipeline.sandbox.server import HttpServer
 from tests.luma.test_another_provider import REEL, Reel
 from tests.world import World
 
-DAY = datetime(2024, 12, 24, tzinfo=timezone.utc)
+DAY = datetime(2024, 12, 24, tzinfo=UTC)
 NEXT = DAY + timedelta(days=1)
 
 
@@ -92,7 +92,7 @@ def test_its_tasks_become_rows_with_its_columns_and_objects_over_its_links(world
     world.submit(*((task_id, f"2024-12-24T0{number}:00:00Z") for number, task_id in enumerate(ids)), known=False)
     # A run that was killed has left this answer.
     generation = REEL.generation(job("stored", "ready", links["stored"], 46))
-    killed = TaskResult("stored", Outcome.RESOLVED, datetime.now(timezone.utc), generation=generation)
+    killed = TaskResult("stored", Outcome.RESOLVED, datetime.now(UTC), generation=generation)
     dataset = Dataset(url=studio.settings.data_url)
     dataset.checkpoints("luma_generations", "date=2024-12-24").save(to_table([killed], fields=studio.spec.fields))
 

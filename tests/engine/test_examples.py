@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
@@ -32,7 +32,7 @@ from luma_pipeline.sandbox.provider import TOKEN
 from tests.world import World
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-DAY = datetime(2024, 12, 24, tzinfo=timezone.utc)
+DAY = datetime(2024, 12, 24, tzinfo=UTC)
 NEXT = DAY + timedelta(days=1)
 
 
@@ -156,7 +156,7 @@ def test_a_window_has_the_key_and_the_folder_that_dagster_gives_it(frequency: Fr
     definition = partitions_definition(frequency, "2024-10-20", zone)
     # Both changes of the clock are among them.
     for instant in (datetime(2024, 10, 27, 1, 30), datetime(2024, 11, 3, 6, 30), datetime(2025, 3, 30, 1, 30)):  # noqa: DTZ001
-        at = instant.replace(tzinfo=timezone.utc)
+        at = instant.replace(tzinfo=UTC)
         for hours in range(-3, 4):
             key = definition.get_partition_key_for_timestamp((at + timedelta(hours=hours)).timestamp())
             window = definition.time_window_for_partition_key(key)

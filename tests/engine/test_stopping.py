@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from types import FrameType
 
 import psycopg
@@ -26,7 +26,7 @@ from luma_pipeline.source.table import SourceTable
 from tests.stalling import StallingProxy
 from tests.world import World
 
-DAY = datetime(2024, 12, 24, tzinfo=timezone.utc)
+DAY = datetime(2024, 12, 24, tzinfo=UTC)
 TASKS = 40
 QUIET_SECONDS = 5.0
 STALLED_SECONDS = 14.0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import lumaai
 import pytest
@@ -12,7 +12,7 @@ import pytest
 from luma_pipeline.luma import LumaClient, Outcome, ProviderConfig, TaskResult, spec_named, to_table
 from luma_pipeline.sandbox.provider import TOKEN, Endpoint, Generation, Phase, ProviderServer
 
-START = datetime(2024, 12, 24, 18, 1, 25, 319_000, tzinfo=timezone.utc)
+START = datetime(2024, 12, 24, 18, 1, 25, 319_000, tzinfo=UTC)
 PHASES = (Phase(0, "pending"), Phase(10, "processing"), Phase(60, "completed"))
 STATES = [(0, "queued", "pending"), (30, "dreaming", "processing"), (90, "completed", "completed")]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from luma_pipeline.luma.responses import read_answer
 from luma_pipeline.luma.schema import FIELDS, Field
 
 PAGE = json.loads((Path(__file__).parent / "page_example.json").read_text())
-POLLED = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=timezone.utc)
+POLLED = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
 
 def resolved(body: Any, task_id: str = "t") -> TaskResult:
@@ -38,7 +38,7 @@ def test_the_pages_example_fills_every_column_with_its_field() -> None:
         for key in field.path:
             value = value[key] if value is not None else None
         if field.name == "created_at":
-            value = datetime(2024, 12, 24, 18, 1, 25, 319000, tzinfo=timezone.utc)
+            value = datetime(2024, 12, 24, 18, 1, 25, 319000, tzinfo=UTC)
         elif field.name == "artifact_created_at":
             value = None  # the provider's "no time"
         assert row[field.name] == value, field.name
@@ -75,19 +75,19 @@ ODD = [
     (
         changed(created_at="2024-12-24T18:01:25.319123Z"),
         "created_at",
-        datetime(2024, 12, 24, 18, 1, 25, 319123, tzinfo=timezone.utc),
+        datetime(2024, 12, 24, 18, 1, 25, 319123, tzinfo=UTC),
         False,
     ),
     (
         changed(created_at="2024-12-24T18:01:25.319123987Z"),
         "created_at",
-        datetime(2024, 12, 24, 18, 1, 25, 319123, tzinfo=timezone.utc),
+        datetime(2024, 12, 24, 18, 1, 25, 319123, tzinfo=UTC),
         False,
     ),
     (
         changed(created_at="2024-12-24T20:01:25+02:00"),
         "created_at",
-        datetime(2024, 12, 24, 18, 1, 25, tzinfo=timezone.utc),
+        datetime(2024, 12, 24, 18, 1, 25, tzinfo=UTC),
         False,
     ),
     (changed(created_at="yesterday"), "created_at", None, True),
@@ -134,8 +134,8 @@ def test_submitted_times_come_from_the_caller() -> None:
     [
         POLLED,
         POLLED.astimezone(timezone(timedelta(hours=-5, minutes=-30))),
-        datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=timezone.utc),
-        datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=timezone.utc),
+        datetime(1969, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
+        datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC),
     ],
 )
 def test_the_time_of_an_answer_is_kept_to_the_microsecond(polled: datetime) -> None:

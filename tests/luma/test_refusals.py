@@ -225,7 +225,9 @@ def test_a_page_for_one_task_alone_is_its_row(provider: ProviderServer, name: st
     provider.script("task-5", [FRONTS[name]])
     results = results_of(provider, max_attempts=2)
     failed = results.pop("task-5")
-    assert (failed.outcome, failed.attempts) == (Outcome.REQUEST_FAILED, 2)
+    assert failed.outcome is Outcome.REQUEST_FAILED
+    # Where its first try ends before any task has an answer, it may be an outage, and is not counted.
+    assert failed.attempts in (2, 3)
     assert "in front of it" in (failed.error_message or "")
     assert {result.outcome for result in results.values()} == {Outcome.RESOLVED}
 

@@ -6,7 +6,7 @@ import hashlib
 import threading
 import time
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -62,7 +62,7 @@ def test_a_good_file_arrives_byte_for_byte(area: Area, cdn: FaultyCdn, body: byt
     assert_whole(area, result, body)
     assert (result.content_type, result.attempts, result.bytes_downloaded) == ("video/mp4", 1, len(body))
     assert result.copied_at is not None
-    assert abs((datetime.now(timezone.utc) - result.copied_at).total_seconds()) < 60
+    assert abs((datetime.now(UTC) - result.copied_at).total_seconds()) < 60
 
 
 GONE = [

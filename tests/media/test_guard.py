@@ -245,7 +245,7 @@ def certificate(folder: Path) -> tuple[ssl.SSLContext, Path]:
     """A server's TLS context for 127.0.0.1, and the file that vouches for it."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.timezone.utc)
+    now = datetime.datetime.now(datetime.UTC)
     built = (
         x509.CertificateBuilder()
         .subject_name(name)

@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -302,7 +302,7 @@ def test_a_dead_link_is_refreshed_once(
 ) -> None:
     gone = cdn.add(Answer(b"expired", 403))
     links = {
-        "alive": f"{cdn.add(Answer(SMALL))}?X-Amz-Date={datetime.now(timezone.utc):%Y%m%dT%H%M%SZ}&X-Amz-Expires=60",
+        "alive": f"{cdn.add(Answer(SMALL))}?X-Amz-Date={datetime.now(UTC):%Y%m%dT%H%M%SZ}&X-Amz-Expires=60",
         "dead": cdn.add(Answer(b"expired", 410)),
         "expired": f"{cdn.add(Answer(SMALL))}?Expires=1700000000",
         "same": gone,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Callable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
@@ -80,10 +80,10 @@ def test_what_is_shown_of_a_link_has_no_query_and_no_password(path: str, secret:
 @pytest.mark.parametrize(
     ("query", "expected"),
     [
-        ("X-Amz-Date=20241224T180000Z&X-Amz-Expires=3600", datetime(2024, 12, 24, 19, tzinfo=timezone.utc)),
-        ("x-amz-date=20241224T180000Z&x-amz-expires=60", datetime(2024, 12, 24, 18, 1, tzinfo=timezone.utc)),
-        ("X-Goog-Date=20241224T180000Z&X-Goog-Expires=60", datetime(2024, 12, 24, 18, 1, tzinfo=timezone.utc)),
-        ("Expires=1735066800&Signature=x", datetime(2024, 12, 24, 19, tzinfo=timezone.utc)),
+        ("X-Amz-Date=20241224T180000Z&X-Amz-Expires=3600", datetime(2024, 12, 24, 19, tzinfo=UTC)),
+        ("x-amz-date=20241224T180000Z&x-amz-expires=60", datetime(2024, 12, 24, 18, 1, tzinfo=UTC)),
+        ("X-Goog-Date=20241224T180000Z&X-Goog-Expires=60", datetime(2024, 12, 24, 18, 1, tzinfo=UTC)),
+        ("Expires=1735066800&Signature=x", datetime(2024, 12, 24, 19, tzinfo=UTC)),
         ("X-Amz-Date=yesterday&X-Amz-Expires=3600", None),
         ("X-Amz-Date=20241224T180000Z&X-Amz-Expires=soon", None),
         ("Expires=99999999999999999999", None),

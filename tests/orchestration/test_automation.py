@@ -6,7 +6,7 @@ import json
 import os
 import tempfile
 import time
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from luma_pipeline.orchestration.partitions import (
 )
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 
-UTC = timezone.utc
+UTC = UTC
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from luma_pipeline.orchestration.decisions import BusyTime, Decision, State, decide_regular, decide_revisits
 from luma_pipeline.orchestration.partitions import Frequency, partitions_definition
 
-UTC = timezone.utc
+UTC = UTC
 NOON = datetime(2025, 3, 4, 12, tzinfo=UTC)
 DAILY = partitions_definition(Frequency.DAILY, "2025-01-01", "UTC")
 LONG_AGO = datetime(2025, 1, 1, tzinfo=UTC)

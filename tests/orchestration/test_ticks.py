@@ -7,7 +7,7 @@ import os
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -25,7 +25,7 @@ from luma_pipeline.orchestration.automation import JOB_NAME, SCHEDULE_NAME, SENS
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from luma_pipeline.sandbox.server import Answer, HttpServer, Request
 
-UTC = timezone.utc
+UTC = UTC
 NOON = datetime(2024, 12, 24, 12, tzinfo=UTC)
 ORIGIN = RemoteJobOrigin(
     RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("luma_pipeline.definitions"), "__repository__"), JOB_NAME

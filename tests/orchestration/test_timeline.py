@@ -6,7 +6,7 @@ import os
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from luma_pipeline.orchestration.partitions import Frequency, folder_of, partiti
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from tests.orchestration.test_ticks import ORIGIN
 
-UTC = timezone.utc
+UTC = UTC
 MINUTE = timedelta(minutes=1)
 GRACE = timedelta(minutes=15)
 

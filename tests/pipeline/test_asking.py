@@ -6,7 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,8 +38,8 @@ from luma_pipeline.luma.schema import TIMESTAMP
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import TOKEN, Answer, Generation, ProviderServer
 
-AT = datetime(2024, 12, 24, tzinfo=timezone.utc)
-LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
+AT = datetime(2024, 12, 24, tzinfo=UTC)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 FAILED = (Phase(0, State.FAILED),)
 DAY = "date=2024-12-24"
 
@@ -77,7 +77,7 @@ def resolve(
     on_answer: Callable[[TaskResult, datetime], None] | None = None,
     **policy: Any,
 ) -> GenerationsReport:
-    give_up = GiveUpPolicy(3600.0 * 24 * 365 * 100, datetime.now(timezone.utc))
+    give_up = GiveUpPolicy(3600.0 * 24 * 365 * 100, datetime.now(UTC))
     table = pa.table({"task_id": pa.array(task_ids), "submitted_at": pa.array([AT] * len(task_ids), TIMESTAMP)})
     resolve_policy = ResolvePolicy(**{"give_up": give_up, "checkpoint_seconds": 3600.0, **policy})
     return resolve_generations(table, file_of(dataset), checkpoints_of(dataset), client, resolve_policy, on_answer)

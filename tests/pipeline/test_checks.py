@@ -4,7 +4,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def test_a_second_try_of_some_partitions_evaluates_the_run_as_a_whole(world: Wor
 
 def test_a_store_that_does_not_answer_the_check_is_told_by_it() -> None:
     checks = RunChecks(Thresholds())
-    partition = Partition(DAY, f"date={DAY}", datetime(2024, 12, 24, tzinfo=timezone.utc), datetime.now(timezone.utc))
+    partition = Partition(DAY, f"date={DAY}", datetime(2024, 12, 24, tzinfo=UTC), datetime.now(UTC))
     checks.add(PartitionReport(partition, videos=VideosReport(to_check=[("there", 5)])))
 
     def sizes(_: object) -> dict[str, int | None]:
@@ -190,7 +190,7 @@ def test_an_object_that_the_store_has_lost_stops_the_assets_downstream(
     world: World, manifest: list[tuple[str, int]], gone: str | None
 ) -> None:
     world.store.client().put_object(Bucket=world.bucket, Key="there", Body=b"12345")
-    start = datetime(2024, 12, 24, tzinfo=timezone.utc)
+    start = datetime(2024, 12, 24, tzinfo=UTC)
     checks = RunChecks(Thresholds())
     checks.add(
         PartitionReport(Partition(DAY, f"date={DAY}", start, start), None, None, VideosReport(to_check=manifest), "")
@@ -226,7 +226,7 @@ def test_a_check_alone_says_how_it_is_run(world: World) -> None:
 
 
 def _report(faults: str) -> PartitionReport:
-    start = datetime(2024, 12, 24, tzinfo=timezone.utc)
+    start = datetime(2024, 12, 24, tzinfo=UTC)
     return PartitionReport(Partition(DAY, f"date={DAY}", start, start), None, GenerationsReport(), None, faults)
 
 

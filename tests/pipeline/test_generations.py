@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,8 @@ from luma_pipeline.sandbox.provider import TOKEN, Answer, Generation, ProviderSe
 from luma_pipeline.sandbox.s3 import ObjectStore
 
 OPEN, FAILED = (Phase(0, State.PROCESSING),), (Phase(0, State.FAILED),)
-AT = datetime(2024, 12, 24, tzinfo=timezone.utc)
-LONG_AGO = datetime(2000, 1, 1, tzinfo=timezone.utc)
+AT = datetime(2024, 12, 24, tzinfo=UTC)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 _roots = itertools.count(1)
 
 OnAnswer = Callable[[TaskResult, datetime], None]
@@ -102,7 +102,7 @@ class Place:
             )
 
     def resolve_policy(self, **policy: Any) -> ResolvePolicy:
-        give_up = GiveUpPolicy(3600.0 * 24 * 365 * 100, datetime.now(timezone.utc))
+        give_up = GiveUpPolicy(3600.0 * 24 * 365 * 100, datetime.now(UTC))
         return ResolvePolicy(**{"give_up": give_up, "checkpoint_seconds": 3600.0, **policy})
 
     def rows(self) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -499,7 +499,7 @@ def test_a_large_partition_is_written_in_the_order_of_its_tasks(world: World) ->
 
 
 def test_a_run_leaves_word_of_what_it_has_to_come_back_for(world: World) -> None:
-    today = datetime.now(timezone.utc).date().isoformat()
+    today = datetime.now(UTC).date().isoformat()
     some_tasks(world, today, 1)
     world.submit(("open", f"{DAY}T05:00:00Z"), phases=OPEN)
 

@@ -7,7 +7,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 DAY = "2024-12-24"
-START = datetime(2024, 12, 24, tzinfo=timezone.utc)
+START = datetime(2024, 12, 24, tzinfo=UTC)
 CHRISTMAS = Partition(DAY, f"date={DAY}", START, START + timedelta(days=1))
 NEVER = 24 * 365 * 100.0
 HOUR = 1.0
@@ -77,7 +77,7 @@ def plan(world: World, run: Run) -> PartitionReport:
 @contextmanager
 def work_of(world: World, run: Run) -> Iterator[PartitionWork]:
     """The work of a run on one partition, with the world's servers."""
-    give_up = GiveUpPolicy((HOUR if run.old else NEVER) * 3600, datetime.now(timezone.utc), never=run.retry_failed)
+    give_up = GiveUpPolicy((HOUR if run.old else NEVER) * 3600, datetime.now(UTC), never=run.retry_failed)
     bucket = run.bucket or world.bucket
     source = SourceTable(url=world.source_url, table="generations")
     with ExitStack() as stack:
@@ -505,7 +505,7 @@ def marks(world: World, name: str) -> set[str]:
 def test_a_period_is_unfinished_until_no_row_of_it_can_be_committed_late(world: World) -> None:
     world.submit()
     for minutes, left in ((-10, {"now"}), (10, {"now"}), (20, set())):
-        end = datetime.now(timezone.utc) - timedelta(minutes=minutes)
+        end = datetime.now(UTC) - timedelta(minutes=minutes)
         partition = Partition("now", "now", end - timedelta(hours=1), end)
         do(world, Run(partition=partition, late_rows=timedelta(minutes=15)))
         assert marks(world, UNFINISHED_MARKS) == left

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import struct
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import pytest
 import requests
@@ -123,7 +123,7 @@ def test_ranges(cdn: CdnServer, range_header: str, if_range: str | None, status:
 
 def test_a_signed_link_is_good_for_get_until_it_expires_and_not_when_altered(cdn: CdnServer) -> None:
     urls = cdn.publish("one")
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     link = cdn.sign(urls.video, 60)
     assert requests.get(link, timeout=10).content == samples.video("one")
     refused = [

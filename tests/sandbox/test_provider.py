@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
@@ -30,7 +30,7 @@ from luma_pipeline.sandbox.provider import (
     RateLimit,
 )
 
-START = datetime(2024, 12, 24, 18, 1, 25, 319_000, tzinfo=timezone.utc)
+START = datetime(2024, 12, 24, 18, 1, 25, 319_000, tzinfo=UTC)
 SLOW = (Phase(0, "pending"), Phase(10, "processing"), Phase(60, "completed"))
 
 
@@ -303,7 +303,7 @@ def test_a_rate_limit_answers_429_above_the_burst(provider: ProviderServer, retr
         assert 1 <= int(header) <= 10
     elif retry_after == "http-date":
         assert header is not None
-        assert 0 < (parsedate_to_datetime(header) - datetime.now(timezone.utc)).total_seconds() <= 11
+        assert 0 < (parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds() <= 11
     else:
         assert header is None
     provider.rate_limit = None

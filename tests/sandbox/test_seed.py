@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from sqlalchemy import create_engine, text
@@ -12,7 +12,7 @@ from luma_pipeline.sandbox.cdn import CdnServer
 from luma_pipeline.sandbox.generation import Oddity
 from luma_pipeline.sandbox.seed import seed
 
-NOW = datetime(2026, 3, 4, 15, 30, tzinfo=timezone.utc)
+NOW = datetime(2026, 3, 4, 15, 30, tzinfo=UTC)
 
 
 def rows(url: str) -> list[tuple[str | None, str]]:
@@ -70,7 +70,7 @@ def test_the_table_holds_null_blank_repeated_unknown_failing_and_open_ids(tmp_pa
 
 
 def test_no_row_lies_outside_its_days_or_in_the_future(tmp_path: Path) -> None:
-    for name, now in (("noon", NOW), ("midnight", datetime(2026, 3, 4, 0, 0, 5, tzinfo=timezone.utc))):
+    for name, now in (("noon", NOW), ("midnight", datetime(2026, 3, 4, 0, 0, 5, tzinfo=UTC))):
         url = f"sqlite:///{tmp_path / name}.db"
         seed(url, CdnServer(), now=now, days=2)
         times = [datetime.fromisoformat(submitted_at) for _, submitted_at in rows(url)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import sqlalchemy as sa
 
 from luma_pipeline.source.table import SourceTable, SourceTasks
 
-UTC = timezone.utc
+UTC = UTC
 START, END = datetime(2024, 12, 24, tzinfo=UTC), datetime(2024, 12, 25, tzinfo=UTC)
 AT = datetime(2024, 12, 24)  # noqa: DTZ001 - as columns without a zone have it
 

@@ -6,7 +6,7 @@ import sqlite3
 import uuid
 from collections.abc import Callable
 from contextlib import closing
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from luma_pipeline.source.table import SourceTable
 from luma_pipeline.source.times import to_utc
 from tests.source.databases import Database
 
-UTC = timezone.utc
+UTC = UTC
 DAY = timedelta(days=1)
 FIRST, LAST = datetime(2024, 12, 22, tzinfo=UTC), datetime(2025, 1, 4, tzinfo=UTC)
 MANY = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))

