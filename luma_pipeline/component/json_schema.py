@@ -1,0 +1,62 @@
+"""What `dg check yaml` and editors are told of the settings: a JSON schema in which every value may be a template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+from pydantic import BaseModel
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import WithDefaultSchema
+
+from luma_pipeline.component.templates import TEMPLATE
+
+__all__ = ["written_schema"]
+
+_ABOUT = ("title", "description", "default", "examples")
+
+
+def written_schema(model: type[BaseModel]) -> dict[str, Any]:
+    """The JSON schema of a model of settings, as they may be written in YAML.
+
+    Not `anyOf` with text, as Dagster has it: the validator would say only that a value is not valid under any.
+    """
+    schema = model.model_json_schema(schema_generator=_Generator)
+    return _written(schema, schema.get("$defs", {}))
+
+
+class _Generator(GenerateJsonSchema):
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        """A variable that a run reads is no default in YAML."""
+        if isinstance(schema.get("default"), dg.EnvVar):
+            return self.generate_inner(schema["schema"])
+        return super().default_schema(schema)
+
+
+def _written(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[str, Any]:
+    if "$ref" in schema:
+        return {**_written(definitions[schema["$ref"].split("/")[-1]], definitions), **_about(schema)}
+    if "properties" in schema:
+        properties = {name: _written(one, definitions) for name, one in schema["properties"].items()}
+        # An empty group is null in YAML.
+        return {
+            **{key: value for key, value in schema.items() if key not in {"$defs", "required"}},
+            "type": ["object", "null"],
+            "properties": properties,
+        }
+    value = _nullable({key: item for key, item in schema.items() if key not in {*_ABOUT, "variable"}})
+    return {**_about(schema), "if": {"type": "string", "pattern": TEMPLATE}, "then": {}, "else": value}
+
+
+def _nullable(schema: dict[str, Any]) -> dict[str, Any]:
+    """A value that may be null, as one list of types: an error then tells which is wanted."""
+    kinds = schema.pop("anyOf", [])
+    merged = dict(schema)
+    for kind in kinds:
+        merged.update(kind)
+    return {**merged, "type": [kind["type"] for kind in kinds]} if kinds else merged
+
+
+def _about(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: schema[key] for key in _ABOUT if key in schema}
