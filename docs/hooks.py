@@ -1,4 +1,4 @@
-"""Hooks of MkDocs: pages that lie outside `docs/` are part of the site, and links to them work here and in the repository."""
+"""Hooks of MkDocs: pages outside `docs/` are part of the site, and links to them work here and in the repository."""
 
 from __future__ import annotations
 

@@ -13,12 +13,10 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
-from luma_pipeline.component import setting_rows
+from luma_pipeline.component import LumaPipelineComponent, setting_rows
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
-from luma_pipeline.luma import GENERATIONS_SCHEMA
 from luma_pipeline.orchestration.checks import check_specs
 from luma_pipeline.orchestration.run_config import LumaRunConfig
-from luma_pipeline.orchestration.specs import TASKS_SCHEMA, table_schema
 
 PAGES = Path(__file__).parent
 _MARKED = re.compile(r"(?P<start><!-- table: (?P<name>[\w ]+) -->\n).*?(?P<end><!-- /table -->)", re.DOTALL)
@@ -48,11 +46,13 @@ def settings_table() -> str:
     return _table(("in YAML", "variable", "type", "default", "meaning"), rows)
 
 
-def columns_table(schema: pa.Schema) -> str:
+def columns_table(dataset: str) -> str:
     """The columns of a dataset, as the UI shows them."""
+    specs = {spec.key.path[-1]: spec for spec in LumaPipelineComponent().definitions().resolve_all_asset_specs()}
+    schema: dg.TableSchema = specs[dataset].metadata["dagster/column_schema"]
     rows = [
         (f"`{column.name}`", f"`{column.type}`", "" if column.constraints.nullable else "never", column.description)
-        for column in table_schema(schema).columns
+        for column in schema.columns
     ]
     return _table(("column", "type", "null", "meaning"), rows)
 
@@ -144,9 +144,9 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "settings": settings_table,
     "checks": checks_table,
     "run options": options_table,
-    "luma_tasks": lambda: columns_table(TASKS_SCHEMA),
-    "luma_generations": lambda: columns_table(GENERATIONS_SCHEMA),
-    "luma_videos": lambda: columns_table(VIDEOS_SCHEMA),
+    "luma_tasks": lambda: columns_table("luma_tasks"),
+    "luma_generations": lambda: columns_table("luma_generations"),
+    "luma_videos": lambda: columns_table("luma_videos"),
     "Athena": athena_table,
     "Spark SQL": spark_table,
 }
