@@ -46,8 +46,23 @@ _TRANSFER = TransferConfig(bucket="any-bucket")
 
 
 def _kept_for_the_run(value: Any, as_text: ValidatorFunctionWrapHandler) -> Any:
-    """An EnvVar stays one, to be read when a run starts: it is a str, and pydantic would keep its name alone."""
+    """An EnvVar stays one, to be read when a run starts: it is a str, and pydantic would keep its name alone.
+
+    In YAML it is `env: NAME`, as in Dagster's config.
+    """
+    if isinstance(value, dict) and list(value) == ["env"] and isinstance(value["env"], str):
+        return dg.EnvVar(value["env"])
     return value if isinstance(value, dg.EnvVar) else as_text(value)
+
+
+_TEXT_OR_VARIABLE = WithJsonSchema(
+    {
+        "type": ["string", "object"],
+        "properties": {"env": {"type": "string"}},
+        "additionalProperties": False,
+        "required": ["env"],
+    }
+)
 
 
 def _filled(text: str) -> str:
@@ -83,10 +98,11 @@ def _enum(*choices: str) -> tuple[AfterValidator, WithJsonSchema]:
     return AfterValidator(lambda name: _one_of(name, choices)), WithJsonSchema(schema)
 
 
-Text = Annotated[str, WrapValidator(_kept_for_the_run)]
-FilledText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_filled)]
+Text = Annotated[str, WrapValidator(_kept_for_the_run), _TEXT_OR_VARIABLE]
+FilledText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_filled), _TEXT_OR_VARIABLE]
 DateText = Annotated[str, AfterValidator(_is_date)]
-ZoneText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_is_zone)]
+ZoneText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_is_zone), _TEXT_OR_VARIABLE]
+FixedZoneText = Annotated[str, AfterValidator(_is_zone)]
 FrequencyName = Annotated[str, *_enum(*(frequency.value for frequency in Frequency))]
 ArtifactName = Annotated[str, *_enum(*(artifact.value for artifact in Artifact))]
 LinkName = Annotated[str, *_enum(*(source.value for source in LinkSource))]
@@ -228,7 +244,7 @@ class PartitionSettings(SettingsGroup):
         "LUMA_PARTITIONS", "daily", "hourly, daily, weekly or monthly, on the submitted time."
     )
     start: DateText = _setting("LUMA_PARTITIONS_START", "2024-01-01", "Date in the first partition.")
-    timezone: ZoneText = _setting("LUMA_PARTITIONS_TIMEZONE", "UTC", "Time zone of the partitions' bounds.")
+    timezone: FixedZoneText = _setting("LUMA_PARTITIONS_TIMEZONE", "UTC", "Time zone of the partitions' bounds.")
     per_run: Count = _setting(
         "LUMA_PARTITIONS_PER_RUN", PipelineSettings.partitions_per_run, "Partitions that share a run in a backfill."
     )
