@@ -252,6 +252,16 @@ class LumaPipelineComponent(dg.Component, TopSettings):
                 f"must not be shorter than {name(('videos', 'copy_max_seconds'))}: uploads that another run has under "
                 "way would be aborted",
             )
+        if self.provider.batch_size is not None and SPECS[dialect].batch is None:
+            yield Fault(
+                ("provider", "batch_size"),
+                f"must not be set with the {name(('provider', 'dialect'))} {dialect}: it has no request for many tasks",
+            )
+        if videos.sse_kms_key_id is not None and not (videos.server_side_encryption or "").startswith("aws:kms"):
+            yield Fault(
+                ("videos", "sse_kms_key_id"),
+                f"must be set only where {name(('videos', 'server_side_encryption'))} is aws:kms",
+            )
         if LinkSource.UNWATERMARKED.value in videos.link_preference and SPECS[dialect].unwatermarked is None:
             yield Fault(
                 ("videos", "link_preference"), f"the dialect {dialect} has no request for an unwatermarked link"

@@ -13,7 +13,7 @@ from pydantic_core.core_schema import WithDefaultSchema
 
 from luma_pipeline.component.templates import TEMPLATE
 
-__all__ = ["written_schema"]
+__all__ = ["or_template", "written_schema"]
 
 _ABOUT = ("title", "description", "default", "examples")
 
@@ -49,11 +49,21 @@ def _written(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[
             **{key: value for key, value in schema.items() if key not in {"$defs", "required"}},
             "type": ["object", "null"],
             "properties": properties,
+            # Beside `additionalProperties`, which points to the key, this tells which there are.
+            "propertyNames": {"enum": list(properties)},
         }
     if "variable" not in schema:  # a field with a resolver of its own, of which Dagster has a schema
         return dict(schema)
     value = _of_one_kind({key: item for key, item in schema.items() if key not in {*_ABOUT, "variable"}})
     return {**_about(schema), "if": {"type": "string", "pattern": TEMPLATE}, "then": {}, "else": value}
+
+
+def or_template(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Dagster's schema of a field with a resolver, `anyOf` with text, so that the validator looks into a mapping."""
+    others = [kind for kind in schema.get("anyOf", []) if kind.get("type") not in {"string", "null"}]
+    if len(others) != 1:
+        return dict(schema)
+    return {**_about(schema), "if": {"type": ["string", "null"]}, "then": {}, "else": others[0]}
 
 
 def _of_one_kind(schema: dict[str, Any]) -> dict[str, Any]:
