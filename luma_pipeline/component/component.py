@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
 
 import dagster as dg
-from pydantic import PrivateAttr
+from dagster._check import CheckError
+from dagster.components.resolved.errors import ResolutionException
+from dagster.components.utils.translation import TranslationFn, TranslationFnResolver
+from pydantic import Field, PrivateAttr
 
 from luma_pipeline.component.environment import ENVIRONMENT, read_environment, tell_missing, tell_misspelt
 from luma_pipeline.component.faults import (
@@ -20,30 +24,56 @@ from luma_pipeline.component.faults import (
     SettingsError,
     raise_for,
 )
+from luma_pipeline.component.scaffolder import LumaPipelineScaffolder
 from luma_pipeline.component.settings import TopSettings
+from luma_pipeline.component.side_by_side import Claim, folder_claim, other_components, overlaps, prefix_claim
 from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.videos import artifacts_from
 from luma_pipeline.luma import SPECS
 from luma_pipeline.media import LinkSource
-from luma_pipeline.orchestration.assets import PipelineSettings, build_pipeline
+from luma_pipeline.orchestration.assets import Event, LumaRun, PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
 from luma_pipeline.orchestration.checks import Thresholds
+from luma_pipeline.orchestration.instance import Instance
 from luma_pipeline.orchestration.io_manager import LumaParquetIOManager
 from luma_pipeline.orchestration.partitions import Frequency, partitions_definition
 from luma_pipeline.orchestration.resources.bucket import VideoBucket
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from luma_pipeline.orchestration.resources.provider import LumaProvider
 from luma_pipeline.orchestration.resources.source import LumaSource
-from luma_pipeline.orchestration.specs import IO_MANAGER_KEY, asset_specs
+from luma_pipeline.orchestration.specs import asset_specs
 from luma_pipeline.s3.uploads import LARGEST_PART_COUNT
 
 __all__ = ["LumaPipelineComponent"]
 
 
+@dg.scaffold_with(LumaPipelineScaffolder)
 class LumaPipelineComponent(dg.Component, TopSettings):
-    """Task IDs from a table, answers from the provider, videos to S3: three partitioned assets and what they need."""
+    """Task IDs from a table, answers from the provider, videos to S3: three partitioned assets and what they need.
 
+    A subclass may override `get_asset_spec` and `execute`, and add fields of its own.
+    """
+
+    translation: (
+        Annotated[
+            TranslationFn[str],
+            TranslationFnResolver[str](template_vars_for_translation_fn=lambda asset: {"asset": asset, "data": asset}),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description="What Dagster is told of each asset instead: `key`, `group_name`, `description`, `tags`, "
+        "`metadata` and so on. Templates have `asset`, its plain name such as luma_videos, and `spec`.",
+    )
     _origin: Origin = PrivateAttr(default_factory=PythonOrigin)
+
+    @classmethod
+    def get_spec(cls) -> dg.ComponentTypeSpec:
+        """What `dg list components` and the UI say of the component."""
+        return dg.ComponentTypeSpec(
+            tags=["luma", "video", "s3", "parquet"],
+            produces=["asset", "asset_check", "job", "schedule", "sensor", "resource"],
+        )
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> LumaPipelineComponent:
@@ -70,14 +100,53 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         """Take in where the settings stand, to name the place of one that cannot be."""
         self._origin = origin
 
-    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:  # noqa: ARG002 - Dagster's signature
+    @property
+    def origin(self) -> Origin:
+        """Where the settings stand."""
+        return self._origin
+
+    def get_asset_spec(self, spec: dg.AssetSpec) -> dg.AssetSpec:
+        """What Dagster is told of an asset; to be overridden by a subclass.
+
+        `spec` is that of luma_tasks, luma_generations or luma_videos, which is the last part of its key. The partitions
+        stay as they are.
+
+        >>> class Mine(LumaPipelineComponent):
+        ...     def get_asset_spec(self, spec: dg.AssetSpec) -> dg.AssetSpec:
+        ...         return super().get_asset_spec(spec).merge_attributes(tags={"team": "video"})
+        """
+        return spec if self.translation is None else self.translation(spec, spec.key.path[-1])
+
+    def execute(self, context: dg.AssetExecutionContext, run: LumaRun) -> Iterable[Event]:  # noqa: ARG002 - for subclasses
+        """Do a run of the assets; to be overridden by a subclass that does something before, after or with its events.
+
+        The partitions' materializations are logged as soon as each is done, and are not among the events.
+
+        Raises:
+            dg.Failure: The run, or some of its partitions, failed.
+        """
+        yield from run.execute()
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """The definitions, as a component of a Dagster project.
 
         Raises:
             SettingsError: As `definitions`, and for another component of the project that has the same names or places.
         """
+        others = []
+        for where, other in other_components(context, LumaPipelineComponent):
+            if isinstance(other, LumaPipelineComponent):
+                other.stands_in(where)
+                others.append(other)
         tell_missing(self, os.environ)
-        return self.definitions()
+        definitions = self.definitions()
+        raise_for(overlaps(self, others), self.origin)
+        return definitions
+
+    def stands_in(self, where: str) -> None:
+        """Take in the file in which Python makes the component: its settings have no place of their own."""
+        if isinstance(self._origin, PythonOrigin):
+            self._origin = PythonOrigin(where)
 
     def definitions(self) -> dg.Definitions:
         """The definitions: assets, jobs and resources.
@@ -85,14 +154,10 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         Raises:
             SettingsError: A setting has a value that cannot be, or not beside another.
         """
-        raise_for(self._faults_together(), self._origin)
-        partitions = partitions_definition(
-            Frequency(self.partitions.frequency), self.partitions.start, self.partitions.timezone
-        )
-        freshness = timedelta(hours=self.schedule.freshness_hours) if self.schedule.freshness_hours else None
-        provider = SPECS[self.provider.dialect]
-        with self._naming("group", "owners"):
-            specs = asset_specs(self.group, self.owners, partitions, freshness=freshness, provider=provider)
+        raise_for(self._faults_together(), self.origin)
+        partitions = self._partitions()
+        specs = self._specs()
+        instance = self._instance().with_keys(specs)
         policies = self._policies()
         settings = PipelineSettings(
             policies,
@@ -100,22 +165,64 @@ class LumaPipelineComponent(dg.Component, TopSettings):
             partitions_per_run=self.partitions.per_run,
             retry_delay_seconds=self.partitions.retry_delay_seconds,
         )
-        job = build_job()
+        job = build_job(instance)
         running = self.schedule.enabled
         revisits = RevisitPolicy(give_up_after=policies.give_up_after_seconds)
         per_run = self.partitions.per_run
         with self._naming("schedule.cron"):
             schedule = build_schedule(
-                job, partitions, self.schedule.cron, revisits, partitions_per_run=per_run, running=running
+                job,
+                partitions,
+                self.schedule.cron,
+                revisits,
+                partitions_per_run=per_run,
+                running=running,
+                instance=instance,
             )
-        sensor = build_sensor(job, partitions, revisits, partitions_per_run=per_run, running=running)
+        sensor = build_sensor(job, partitions, revisits, partitions_per_run=per_run, running=running, instance=instance)
+        with self._naming("pool"):
+            assets = build_pipeline(specs, partitions, settings, instance, self.execute)
         return dg.Definitions(
-            assets=[build_pipeline(specs, partitions, settings)],
+            assets=[assets],
             jobs=[job],
             schedules=[schedule],
             sensors=[sensor],
-            resources=self._resources(datetime.fromtimestamp(partitions.start_timestamp, UTC)),
+            resources=self._resources(instance, datetime.fromtimestamp(partitions.start_timestamp, UTC)),
         )
+
+    def claims(self) -> Iterator[Claim]:
+        """What the component has to itself beside others."""
+        yield Claim(("name",), "name", repr(self.name), (self.name,))
+        for spec in self._specs().values():
+            yield Claim(("key_prefix",), "asset key", spec.key.to_user_string(), tuple(spec.key.path))
+        yield folder_claim(("data_url",), "data root", self.data_url)
+        yield prefix_claim(("videos", "prefix"), "place of the videos", self.videos.bucket, self.videos.prefix)
+
+    def _instance(self) -> Instance:
+        prefix = self.key_prefix
+        if prefix is None:
+            parts = [self.name] if self.name else []
+        else:
+            parts = prefix.split("/") if isinstance(prefix, str) else prefix
+        names = Instance(self.name, tuple(part for part in parts if part))
+        return replace(names, pool=self.pool if "pool" in self.model_fields_set else names.named("luma_api"))
+
+    def _partitions(self) -> dg.TimeWindowPartitionsDefinition:
+        settings = self.partitions
+        return partitions_definition(Frequency(settings.frequency), settings.start, settings.timezone)
+
+    def _specs(self) -> dict[str, dg.AssetSpec]:
+        freshness = timedelta(hours=self.schedule.freshness_hours) if self.schedule.freshness_hours else None
+        with self._naming("group", "owners", "key_prefix", "translation"):
+            return asset_specs(
+                self.group,
+                self.owners,
+                self._partitions(),
+                freshness=freshness,
+                provider=SPECS[self.provider.dialect],
+                instance=self._instance(),
+                translate=lambda _, spec: self.get_asset_spec(spec),
+            )
 
     def _policies(self) -> Policies:
         return Policies(
@@ -130,7 +237,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
 
     def _faults_together(self) -> Iterator[Fault]:
         """Settings that cannot stand beside each other."""
-        name = self._origin.name
+        name = self.origin.name
         videos, dialect = self.videos, self.provider.dialect
         smallest = -(-videos.max_video_bytes // LARGEST_PART_COUNT)
         if videos.part_size_bytes < smallest:
@@ -145,6 +252,16 @@ class LumaPipelineComponent(dg.Component, TopSettings):
                 f"must not be shorter than {name(('videos', 'copy_max_seconds'))}: uploads that another run has under "
                 "way would be aborted",
             )
+        if self.provider.batch_size is not None and SPECS[dialect].batch is None:
+            yield Fault(
+                ("provider", "batch_size"),
+                f"must not be set with the {name(('provider', 'dialect'))} {dialect}: it has no request for many tasks",
+            )
+        if videos.sse_kms_key_id is not None and not (videos.server_side_encryption or "").startswith("aws:kms"):
+            yield Fault(
+                ("videos", "sse_kms_key_id"),
+                f"must be set only where {name(('videos', 'server_side_encryption'))} is aws:kms",
+            )
         if LinkSource.UNWATERMARKED.value in videos.link_preference and SPECS[dialect].unwatermarked is None:
             yield Fault(
                 ("videos", "link_preference"), f"the dialect {dialect} has no request for an unwatermarked link"
@@ -155,15 +272,17 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         """Name the settings that Dagster refuses."""
         try:
             yield
-        except dg.DagsterError as error:
-            places = ", ".join(self._origin.place(tuple(path.split("."))) for path in paths)
+        except SettingsError:
+            raise
+        except (dg.DagsterError, CheckError, ResolutionException, ValueError) as error:
+            places = ", ".join(self.origin.place(tuple(path.split("."))) for path in paths)
             raise SettingsError(f"{places}: {error}") from None
 
-    def _resources(self, since: datetime) -> dict[str, Any]:
+    def _resources(self, instance: Instance, since: datetime) -> dict[str, Any]:
         source, provider, videos = self.source, self.provider, self.videos
         dataset = LumaDataset(url=self.data_url)
         return {
-            "luma_source": _resource(
+            instance.source_key: _resource(
                 LumaSource,
                 "url",
                 url=source.url,
@@ -175,7 +294,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
                 timezone=source.timezone,
                 since=since.isoformat(),
             ),
-            "luma_provider": _resource(
+            instance.provider_key: _resource(
                 LumaProvider,
                 "token",
                 token=provider.token,
@@ -187,7 +306,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
                 batch_size=provider.batch_size,
                 verify_task_id=provider.verify_task_id,
             ),
-            "luma_bucket": VideoBucket(
+            instance.bucket_key: VideoBucket(
                 bucket=videos.bucket,
                 prefix=videos.prefix,
                 key_template=videos.key_template,
@@ -204,8 +323,8 @@ class LumaPipelineComponent(dg.Component, TopSettings):
                 acl=videos.object_acl,
                 tags=videos.object_tags,
             ),
-            "luma_dataset": dataset,
-            IO_MANAGER_KEY: LumaParquetIOManager(dataset=dataset),
+            instance.dataset_key: dataset,
+            instance.io_manager_key: LumaParquetIOManager.of(instance, dataset),
         }
 
 

@@ -49,11 +49,13 @@ class Origin(Protocol):
 
 @dataclass(frozen=True)
 class PythonOrigin:
-    """Settings given as arguments."""
+    """Settings given as arguments, in the file `where` as far as it is known."""
+
+    where: str = ""
 
     def place(self, path: Path) -> str:
-        """The setting's path."""
-        return self.name(path)
+        """The file, and the setting's path."""
+        return f"{self.where} {self.name(path)}" if self.where else self.name(path)
 
     def name(self, path: Path) -> str:
         """The setting's path."""

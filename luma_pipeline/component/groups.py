@@ -15,7 +15,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from luma_pipeline.component.faults import Fault, Origin, Path, YamlOrigin, faults_of, raise_for
-from luma_pipeline.component.json_schema import written_schema
+from luma_pipeline.component.json_schema import or_template, written_schema
 from luma_pipeline.component.templates import StrictEnvironment, TemplateValueError, is_template, rendered
 
 __all__ = ["SettingsGroup", "extra", "settings_of"]
@@ -40,16 +40,24 @@ class SettingsGroup(dg.Resolvable, dg.Model):
         return values
 
     @classmethod
+    def moved(cls) -> Mapping[str, str]:
+        """The places of settings that once stood in this group, by their old keys."""
+        return {}
+
+    @classmethod
     def why_unknown(cls, key: str) -> str:
         """What to tell somebody who gave a setting that this group does not have."""
+        if key in cls.moved():
+            return f"is now {cls.moved()[key]}"
         near = get_close_matches(str(key), cls.model_fields, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(cls.model_fields)}"
         return f"there is no such setting; {hint}"
 
     @classmethod
-    def why_no_group(cls, key: str, group: type[SettingsGroup]) -> str:  # noqa: ARG003 - for those above
+    def why_no_group(cls, key: str, group: type[SettingsGroup]) -> str:
         """What to tell somebody who gave a single value under the key of a group."""
-        return f"must be a mapping of settings such as {', '.join(list(group.model_fields)[:3])}"
+        place = f"is now {cls.moved()[key]}; " if key in cls.moved() else ""
+        return f"{place}must be a mapping of settings such as {', '.join(list(group.model_fields)[:3])}"
 
     @classmethod
     def model(cls) -> type[BaseModel]:
@@ -101,8 +109,18 @@ class _Written(BaseModel):
         # Dagster's own model knows the fields that have resolvers: translation, and those of subclasses.
         theirs = handler.resolve_ref_schema(handler(derive_model_type(cls.settings).__pydantic_core_schema__))
         ours = written_schema(cls.settings)
-        others = {name: one for name, one in theirs["properties"].items() if not is_ours(cls.settings, name)}
-        return {**theirs, **ours, "properties": {**ours["properties"], **others}}
+        others = {
+            name: or_template(one) for name, one in theirs["properties"].items() if not is_ours(cls.settings, name)
+        }
+        properties = {**ours["properties"], **others}
+        # The validator then says that the new place is required, on the line of the old one.
+        moved = {
+            old: {"required": [f"{new} (in place of {old})"]}
+            for old, new in cls.settings.moved().items()
+            if old not in properties
+        }
+        schema = {**theirs, **ours, "properties": properties, "propertyNames": {"enum": list(properties)}}
+        return {**schema, "dependentSchemas": moved} if moved else schema
 
 
 _WRITTEN: dict[type[SettingsGroup], type[_Written]] = {}

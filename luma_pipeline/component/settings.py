@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
@@ -21,6 +22,7 @@ from luma_pipeline.luma import SPECS, ProviderConfig
 from luma_pipeline.media import Artifact, LinkSource, TransferConfig
 from luma_pipeline.orchestration.assets import PipelineSettings
 from luma_pipeline.orchestration.checks import Thresholds
+from luma_pipeline.orchestration.instance import Instance
 from luma_pipeline.s3.uploads import SMALLEST_PART_BYTES
 from luma_pipeline.source.table import SourceTable
 from luma_pipeline.source.times import nearest_zones
@@ -46,8 +48,23 @@ _TRANSFER = TransferConfig(bucket="any-bucket")
 
 
 def _kept_for_the_run(value: Any, as_text: ValidatorFunctionWrapHandler) -> Any:
-    """An EnvVar stays one, to be read when a run starts: it is a str, and pydantic would keep its name alone."""
+    """An EnvVar stays one, to be read when a run starts: it is a str, and pydantic would keep its name alone.
+
+    In YAML it is `env: NAME`, as in Dagster's config.
+    """
+    if isinstance(value, dict) and list(value) == ["env"] and isinstance(value["env"], str):
+        return dg.EnvVar(value["env"])
     return value if isinstance(value, dg.EnvVar) else as_text(value)
+
+
+_TEXT_OR_VARIABLE = WithJsonSchema(
+    {
+        "type": ["string", "object"],
+        "properties": {"env": {"type": "string"}},
+        "additionalProperties": False,
+        "required": ["env"],
+    }
+)
 
 
 def _filled(text: str) -> str:
@@ -72,6 +89,60 @@ def _is_zone(name: str) -> str:
     raise ValueError(f"there is no time zone {name!r}{hint}")
 
 
+def _is_bucket(text: str) -> str:
+    if not isinstance(text, dg.EnvVar):
+        TransferConfig(bucket=text)
+    return text
+
+
+def _is_key_template(text: str) -> str:
+    TransferConfig(bucket="any-bucket", key_template=text)
+    return text
+
+
+def _is_host(text: str) -> str:
+    TransferConfig(bucket="any-bucket", allowed_media_hosts=[text])
+    return text
+
+
+def _is_token(text: str) -> str:
+    if not isinstance(text, dg.EnvVar):
+        ProviderConfig(token=text)
+    return text
+
+
+def _is_cron(text: str) -> str:
+    with _as_value_error():
+        dg.ScheduleDefinition(name="any", job_name="any", cron_schedule=text)
+    return text
+
+
+def _is_group(text: str) -> str:
+    with _as_value_error():
+        dg.AssetSpec("any", group_name=text)
+    return text
+
+
+def _is_owner(text: str) -> str:
+    with _as_value_error():
+        dg.AssetSpec("any", owners=[text])
+    return text
+
+
+def _is_name(text: str) -> str:
+    Instance(text)
+    return text
+
+
+@contextmanager
+def _as_value_error() -> Iterator[None]:
+    """What Dagster refuses, in its own words."""
+    try:
+        yield
+    except dg.DagsterError as error:
+        raise ValueError(str(error).strip()) from None
+
+
 def _one_of(name: str, choices: tuple[str, ...]) -> str:
     if name not in choices:
         raise ValueError(f"must be {', '.join(choices[:-1])} or {choices[-1]}, not {name!r}")
@@ -83,10 +154,20 @@ def _enum(*choices: str) -> tuple[AfterValidator, WithJsonSchema]:
     return AfterValidator(lambda name: _one_of(name, choices)), WithJsonSchema(schema)
 
 
-Text = Annotated[str, WrapValidator(_kept_for_the_run)]
-FilledText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_filled)]
+Text = Annotated[str, WrapValidator(_kept_for_the_run), _TEXT_OR_VARIABLE]
+FilledText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_filled), _TEXT_OR_VARIABLE]
 DateText = Annotated[str, AfterValidator(_is_date)]
-ZoneText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_is_zone)]
+ZoneText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_is_zone), _TEXT_OR_VARIABLE]
+FixedZoneText = Annotated[str, AfterValidator(_is_zone)]
+BucketName = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_is_bucket), _TEXT_OR_VARIABLE]
+TokenText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_is_token), _TEXT_OR_VARIABLE]
+KeyTemplateText = Annotated[str, AfterValidator(_is_key_template)]
+HostName = Annotated[str, AfterValidator(_is_host)]
+EncryptionName = Annotated[str, *_enum("AES256", "aws:kms", "aws:kms:dsse")]
+CronText = Annotated[str, AfterValidator(_is_cron)]
+GroupName = Annotated[str, AfterValidator(_is_group)]
+OwnerName = Annotated[str, AfterValidator(_is_owner)]
+InstanceName = Annotated[str, AfterValidator(_is_name)]
 FrequencyName = Annotated[str, *_enum(*(frequency.value for frequency in Frequency))]
 ArtifactName = Annotated[str, *_enum(*(artifact.value for artifact in Artifact))]
 LinkName = Annotated[str, *_enum(*(source.value for source in LinkSource))]
@@ -132,7 +213,7 @@ class SourceSettings(SettingsGroup):
 class ProviderSettings(SettingsGroup):
     """The provider that is asked for the tasks, and for how long."""
 
-    token: FilledText = _required("LUMA_API_TOKEN", "Bearer token of the provider.", secret=True)
+    token: TokenText = _required("LUMA_API_TOKEN", "Bearer token of the provider.", secret=True)
     base_url: FilledText = _setting("LUMA_BASE_URL", ProviderConfig.base_url, "Scheme and host of the provider.")
     dialect: DialectName = _setting(
         "LUMA_DIALECT", ProviderConfig.spec.name, "`gateway`, or `luma` for Luma's own API."
@@ -170,9 +251,9 @@ class ProviderSettings(SettingsGroup):
 class VideoSettings(SettingsGroup):
     """What is copied of each task, and the bucket that it is copied to."""
 
-    bucket: FilledText = _required("LUMA_S3_BUCKET", "Bucket for the videos; it must exist.")
+    bucket: BucketName = _required("LUMA_S3_BUCKET", "Bucket for the videos; it must exist.")
     prefix: Text = _setting("LUMA_S3_PREFIX", _TRANSFER.prefix, "Prefix of every key.")
-    key_template: str = _setting(
+    key_template: KeyTemplateText = _setting(
         "LUMA_KEY_TEMPLATE",
         _TRANSFER.key_template,
         "Key below the prefix: each field once, `{extension}` last, and a slash between `{artifact}` and `{task_id}`.",
@@ -192,7 +273,7 @@ class VideoSettings(SettingsGroup):
     copy_max_seconds: Positive = _setting(
         "LUMA_COPY_MAX_SECONDS", _TRANSFER.limits.max_seconds, "Seconds for one artifact as a whole."
     )
-    allowed_media_hosts: list[str] = _setting(
+    allowed_media_hosts: list[HostName] = _setting(
         "LUMA_ALLOWED_MEDIA_HOSTS", [], "Hosts to copy from; empty: any public host."
     )
     allow_private_media: bool = _setting(
@@ -212,7 +293,7 @@ class VideoSettings(SettingsGroup):
         "Age at which uploads that killed runs left below the prefix are aborted.",
     )
     overwrite: bool = _setting("LUMA_OVERWRITE", _TRANSFER.overwrite, "Copy again what is in the bucket already.")
-    server_side_encryption: str | None = _setting("LUMA_SERVER_SIDE_ENCRYPTION", None, "AES256 or aws:kms.")
+    server_side_encryption: EncryptionName | None = _setting("LUMA_SERVER_SIDE_ENCRYPTION", None, "AES256 or aws:kms.")
     sse_kms_key_id: str | None = _setting("LUMA_SSE_KMS_KEY_ID", None, "KMS key for aws:kms.")
     storage_class: str | None = _setting("LUMA_STORAGE_CLASS", None, "S3 storage class, such as STANDARD_IA.")
     object_acl: str | None = _setting("LUMA_OBJECT_ACL", None, "Canned ACL of every object.")
@@ -228,7 +309,7 @@ class PartitionSettings(SettingsGroup):
         "LUMA_PARTITIONS", "daily", "hourly, daily, weekly or monthly, on the submitted time."
     )
     start: DateText = _setting("LUMA_PARTITIONS_START", "2024-01-01", "Date in the first partition.")
-    timezone: ZoneText = _setting("LUMA_PARTITIONS_TIMEZONE", "UTC", "Time zone of the partitions' bounds.")
+    timezone: FixedZoneText = _setting("LUMA_PARTITIONS_TIMEZONE", "UTC", "Time zone of the partitions' bounds.")
     per_run: Count = _setting(
         "LUMA_PARTITIONS_PER_RUN", PipelineSettings.partitions_per_run, "Partitions that share a run in a backfill."
     )
@@ -250,7 +331,7 @@ class ScheduleSettings(SettingsGroup):
     enabled: bool = _setting(
         "LUMA_SCHEDULE_ENABLED", False, "Whether schedule and sensor run without being started in the UI."
     )
-    cron: FilledText = _setting("LUMA_SCHEDULE_CRON", "*/10 * * * *", "When the schedule of the open period runs.")
+    cron: CronText = _setting("LUMA_SCHEDULE_CRON", "*/10 * * * *", "When the schedule of the open period runs.")
     freshness_hours: NotNegative | None = _setting(
         "LUMA_FRESHNESS_HOURS",
         None,
@@ -289,17 +370,9 @@ class TopSettings(SettingsGroup):
     """What stands above the groups: where the datasets are, and what the component is called in Dagster."""
 
     @classmethod
-    def why_unknown(cls, key: str) -> str:
-        """What to tell somebody who gave a setting that there is not, or one of before the groups."""
-        if place := moved().get(str(key)):
-            return f"is now {place}"
-        return super().why_unknown(key)
-
-    @classmethod
-    def why_no_group(cls, key: str, group: type[SettingsGroup]) -> str:
-        """What to tell somebody who gave a single value under the key of a group, as before there were groups."""
-        place = f"{key} is now {moved()[key]}; " if key in moved() else ""
-        return f"{place}{super().why_no_group(key, group)}"
+    def moved(cls) -> Mapping[str, str]:
+        """The path of each setting by its name in 0.1.0, which had no groups: that of its variable."""
+        return _moved()
 
     def at(self, path: str) -> Any:
         """The value of the setting at a path such as `source.table`."""
@@ -309,14 +382,14 @@ class TopSettings(SettingsGroup):
         return value
 
     data_url: FilledText = _required("LUMA_DATA_URL", "Root of the Parquet datasets: a folder or s3://bucket/prefix.")
-    name: str = _setting(
+    name: InstanceName = _setting(
         "LUMA_NAME", "", "Begins the names of op, job, schedule, sensor, resources and pool: tells components apart."
     )
     key_prefix: str | list[str] | None = _setting(
         "LUMA_KEY_PREFIX", None, "Begins the asset keys, its parts separated by slashes. The name if not set."
     )
-    group: str = _setting("LUMA_GROUP", "luma", "Asset group.")
-    owners: list[str] = _setting("LUMA_OWNERS", [], "Owners: e-mail addresses or team:name.")
+    group: GroupName = _setting("LUMA_GROUP", "luma", "Asset group.")
+    owners: list[OwnerName] = _setting("LUMA_OWNERS", [], "Owners: e-mail addresses or team:name.")
     pool: str | None = _setting(
         "LUMA_POOL",
         "luma_api",
@@ -333,10 +406,10 @@ class TopSettings(SettingsGroup):
 
 
 @cache
-def moved() -> Mapping[str, str]:
-    """The path of each setting by its name in 0.1.0, which had no groups: that of its variable."""
+def _moved() -> Mapping[str, str]:
     variables = ((str(extra(info)["variable"]), path) for path, info in settings_of(TopSettings))
-    return {name: path for variable, path in variables if (name := variable.removeprefix("LUMA_").lower()) != path}
+    places = {variable.removeprefix("LUMA_").lower(): path for variable, path in variables}
+    return {name: path for name, path in places.items() if "." in path}
 
 
 # -- the settings as a table ------------------------------------------------------------------------------------------
