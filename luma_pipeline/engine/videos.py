@@ -299,7 +299,8 @@ def _completed(generations: PartitionFile, spec: ProviderSpec, columns: Sequence
 
 
 def _row(result: CopyResult) -> dict[str, Any]:
-    row = {name: getattr(result, name) for name in VIDEOS_SCHEMA.names}
+    facts = result.facts
+    row = {name: getattr(facts if hasattr(facts, name) else result, name) for name in VIDEOS_SCHEMA.names}
     row["artifact"], row["status"] = result.artifact.value, result.status.value
     return row
 
