@@ -9,6 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -75,13 +76,21 @@ class Judge:
             yield table
         self.put(videos=videos_verdict(statuses))
 
-    def put(self, generations: GenerationsVerdict | None = None, videos: VideosVerdict | None = None) -> None:
-        """Replace the parts that are given; the others stay as they are."""
+    def put(self, generations: GenerationsVerdict | None = None, videos: VideosVerdict | None = None) -> Verdict:
+        """Replace the parts that are given; the others stay as they are. Returns the verdict."""
         stored = self._opened()
         if self._before is None:
             self._before = stored.now
-        now = stored.now
-        stored.put(Verdict(generations or now.generations, videos or now.videos))
+        stored.put(Verdict(generations or stored.now.generations, videos or stored.now.videos))
+        return stored.now
+
+    def lose(self, objects: int, seen: VideosVerdict) -> Verdict:
+        """Keep that so many objects of the manifest are not in the bucket. Returns the verdict.
+
+        A verdict that is not as it was `seen` stays: a run has written the manifest since.
+        """
+        now = self._opened().now
+        return self.put(videos=replace(seen, lost=objects)) if now.videos == seen else now
 
     def settle(self) -> None:
         """The file that the verdict is on has been written."""
