@@ -47,6 +47,7 @@ class OpenedFile(NamedTuple):
 
     source: pa.NativeFile
     version: str
+    size_bytes: int
 
 
 class Storage(Protocol):
@@ -62,6 +63,9 @@ class Storage(Protocol):
 
     def list(self, folder: str) -> list[StoredFile]:
         """The files directly in a folder; none where there is no such folder."""
+
+    def folders(self, folder: str) -> set[str]:
+        """The names of the folders in a folder."""
 
     def open(self, path: str, *, whole: bool = False) -> OpenedFile:
         """Open a file for reading. `whole` reads all of it now, so that no later reading meets another version."""
