@@ -189,10 +189,11 @@ class LocalStorage:
 
 def _created(path: Path) -> IO[bytes]:
     for _ in range(_MOST_REMOVALS):
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Another run may remove the folder, which is empty, before the file is in it.
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("wb")
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("wb")
 
 
