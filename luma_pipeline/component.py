@@ -21,13 +21,14 @@ from luma_pipeline.media import LinkSource, TransferConfig
 from luma_pipeline.orchestration.assets import PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
 from luma_pipeline.orchestration.checks import Thresholds
+from luma_pipeline.orchestration.instance import UNNAMED
 from luma_pipeline.orchestration.io_manager import LumaParquetIOManager
 from luma_pipeline.orchestration.partitions import Frequency, partitions_definition
 from luma_pipeline.orchestration.resources.bucket import VideoBucket
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from luma_pipeline.orchestration.resources.provider import LumaProvider
 from luma_pipeline.orchestration.resources.source import LumaSource
-from luma_pipeline.orchestration.specs import IO_MANAGER_KEY, asset_specs
+from luma_pipeline.orchestration.specs import asset_specs
 from luma_pipeline.s3.uploads import LARGEST_PART_COUNT, SMALLEST_PART_BYTES
 from luma_pipeline.source.table import SourceTable
 
@@ -356,7 +357,7 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
                 tags=self.object_tags,
             ),
             "luma_dataset": dataset,
-            IO_MANAGER_KEY: LumaParquetIOManager(dataset=dataset),
+            UNNAMED.io_manager_key: LumaParquetIOManager.of(UNNAMED, dataset),
         }
 
 

@@ -14,6 +14,7 @@ from luma_pipeline.dataset.marks import Marks
 from luma_pipeline.dataset.partition_file import PartitionFile
 from luma_pipeline.dataset.s3_storage import S3Storage
 from luma_pipeline.dataset.storage import PARTITION_FILE, Storage
+from luma_pipeline.dataset.verdicts import Verdicts
 
 __all__ = ["SWEEP_AFTER_SECONDS", "Dataset"]
 
@@ -55,6 +56,14 @@ class Dataset:
     def marks(self, name: str) -> Marks:
         """A set of marks, such as those of partitions with open tasks."""
         return Marks(self._storage, f"{self._storage.root}/_{name}")
+
+    def verdicts(self) -> Verdicts:
+        """The verdicts on the partitions."""
+        return Verdicts(self._storage, f"{self._storage.root}/_verdicts")
+
+    def folders(self, dataset: str) -> set[str]:
+        """The folders of the partitions of a dataset that have been written."""
+        return set(self._storage.folders(f"{self._storage.root}/{dataset}", PARTITION_FILE))
 
     def check(self) -> None:
         """Raise DatasetError unless files can be listed and written under the root. Leaves nothing behind."""

@@ -9,7 +9,7 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -25,7 +25,7 @@ from luma_pipeline.dataset.errors import (
     StaleVersionError,
     UnreadableFileError,
 )
-from luma_pipeline.dataset.storage import OpenedFile, StoredFile, is_temporary_name, temporary_name
+from luma_pipeline.dataset.storage import PARTITION_FILE, OpenedFile, StoredFile, is_temporary_name, temporary_name
 
 __all__ = ["LocalStorage"]
 
@@ -48,22 +48,23 @@ class LocalStorage:
         self.root = root
         self._url = url
 
-    def list(self, folder: str) -> list[StoredFile]:
+    def list(self, folder: str, prefix: str = "") -> list[StoredFile]:
         """See `Storage.list`. Names that begin with a dot are left out."""
         found = []
         with self._explained(), contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # another run has just removed it
-                    if not entry.name.startswith(".") and entry.is_file():
+                    if entry.name.startswith(prefix) and not entry.name.startswith(".") and entry.is_file():
                         modified_at = datetime.fromtimestamp(entry.stat().st_mtime, UTC)
                         found.append(StoredFile(entry.path, entry.name, modified_at))
         return found
 
-    def folders(self, folder: str) -> set[str]:
+    def folders(self, folder: str, holding: str | None = None) -> Sequence[str]:
         """See `Storage.folders`."""
         with self._explained(), contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
-            return {entry.name for entry in entries if entry.is_dir()}
-        return set()
+            is_held = [(entry, holding is None or os.path.exists(f"{entry.path}/{holding}")) for entry in entries]
+            return [entry.name for entry, is_there in is_held if is_there and entry.is_dir()]
+        return []
 
     def open(self, path: str, *, whole: bool = False) -> OpenedFile:  # noqa: ARG002
         """See `Storage.open`. A file that is open stays as it is when another run replaces it."""

@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO, TypeVar
@@ -85,22 +85,22 @@ class S3Storage:
         self._store = ObjectStore(client, bucket, permissions=_PERMISSIONS, setting=_SETTING)
         self._breaker = RequestBreaker(client, grace_seconds=_GRACE_SECONDS, abort_seconds=_ABORT_SECONDS)
 
-    def list(self, folder: str) -> list[StoredFile]:
+    def list(self, folder: str, prefix: str = "") -> list[StoredFile]:
         """See `Storage.list`."""
-        prefix = self._key(folder) + "/"
+        inside = self._key(folder) + "/"
         with self._explained():
             return [
                 StoredFile(f"{self._bucket}/{listed.key}", name, listed.modified_at or datetime.now(UTC))
-                for listed in self._store.list_all(prefix)
-                if (name := listed.key[len(prefix) :]) and "/" not in name
+                for listed in self._store.list_all(inside + prefix)
+                if (name := listed.key[len(inside) :]) and "/" not in name
             ]
 
-    def folders(self, folder: str) -> set[str]:
+    def folders(self, folder: str, holding: str | None = None) -> Sequence[str]:
         """See `Storage.folders`."""
-        prefix = self._key(folder) + "/"
+        inside = self._key(folder) + "/"
         with self._explained():
-            parts = (listed.key[len(prefix) :].split("/") for listed in self._store.list_all(prefix))
-            return {name for name, *inside in parts if inside}
+            parts = (listed.key[len(inside) :].partition("/") for listed in self._store.list_all(inside))
+            return [*dict.fromkeys(name for name, _, file in parts if file and file == (holding or file))]
 
     def open(self, path: str, *, whole: bool = False) -> OpenedFile:
         """See `Storage.open`. An object of up to 256 KiB is read whole; of a larger one only what is asked for."""

@@ -27,6 +27,7 @@ from luma_pipeline.engine.candidates import STATE_COLUMNS, Candidates, Tasks
 from luma_pipeline.engine.hand_over import OnAnswer
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.report import GenerationsReport
+from luma_pipeline.engine.verdict import Judge
 from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.luma import LumaClient, Outcome, ProviderSpec, TaskResult, to_table
 
@@ -56,13 +57,14 @@ def resolve_generations(
     client: LumaClient,
     policy: ResolvePolicy,
     on_answer: OnAnswer | None = None,
+    judge: Judge | None = None,
 ) -> GenerationsReport:
     """Ask for the tasks that are not final and replace the partition's file with one row for every task.
 
     `tasks` has distinct `task_id` and `submitted_at`; the rows are written in its order, with the columns of the
-    client's `spec`. `on_answer` is called with
-    each new answer and its task's time, one after the other, in a thread of its own: it may wait. What stops the run
-    (`LumaError`, or what `on_answer` raises) passes through, after the answers so far are kept as checkpoints.
+    client's `spec`. `on_answer` is called with each new answer and its task's time, one after the other, in a thread of
+    its own: it may wait. `judge` puts the verdict on the rows. What stops the run (`LumaError`, or what `on_answer`
+    raises) passes through, after the answers so far are kept as checkpoints.
 
     Nothing is written where every task keeps its row.
 
@@ -93,6 +95,7 @@ def resolve_generations(
                         report.written = stored.written()
                     if not len(to_ask) and report.written is None:
                         rows = report.counted(choice.rows.tables(), partition, policy.give_up)
+                        rows = rows if judge is None else judge.on_generations(rows, report)
                         report.written = file.replace(spec.schema, rows, _DIGEST_COLUMNS, stored.version)
                         report.dropped = stored.dropped
                 except StaleVersionError as error:

@@ -21,6 +21,7 @@ from luma_pipeline.engine.generations import (
     tasks_to_ask,
 )
 from luma_pipeline.engine.tasks import TasksReport, read_tasks
+from luma_pipeline.engine.verdict import Judge
 from luma_pipeline.engine.videos import ManifestPolicy, PartitionVideos, VideosReport, artifacts_to_copy
 from luma_pipeline.engine.windows import folder_of_window, frequency_of, key_of_window
 from luma_pipeline.luma import LumaClient, TaskResult
@@ -135,10 +136,15 @@ class PartitionWork:
     def do(self, partition: Partition) -> PartitionReport:
         """Read, ask, copy and write one partition."""
         read_at = datetime.now(UTC)
-        with ExitStack() as stack:
-            return self._do(partition, read_at, stack)
+        judge = Judge(self.dataset.verdicts(), mark_of(partition.key), self.manifest.spec)
+        try:
+            with ExitStack() as stack:
+                return self._do(partition, read_at, judge, stack)
+        except BaseException:
+            judge.take_back()
+            raise
 
-    def _do(self, partition: Partition, read_at: datetime, stack: ExitStack) -> PartitionReport:
+    def _do(self, partition: Partition, read_at: datetime, judge: Judge, stack: ExitStack) -> PartitionReport:
         tasks, tasks_report = self._tasks(partition)
         generations_file = self.dataset.partition(GENERATIONS, partition.folder)
         videos = self._videos(partition)
@@ -155,12 +161,15 @@ class PartitionWork:
                 self.client,
                 self._policy(tasks_report),
                 self._on_answer(len(tasks), videos),
+                judge,
             )
-            faults = generations.row_faults
+            judge.settle()
+            faults = str(generations.row_faults)
         if videos is not None:
             if generations is None:
                 self._require(GENERATIONS, partition)
-            videos_report = videos.finish(generations_file)
+            videos_report = videos.finish(generations_file, judge)
+            judge.settle()
         self._mark(partition, read_at, generations, videos_report)
         return PartitionReport(partition, tasks_report, generations, videos_report, faults)
 

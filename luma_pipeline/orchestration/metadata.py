@@ -11,11 +11,13 @@ import dagster as dg
 
 from luma_pipeline.dataset import Written
 from luma_pipeline.engine.generations import GenerationsReport
+from luma_pipeline.engine.partition import GENERATIONS, VIDEOS
 from luma_pipeline.engine.tasks import TasksReport
 from luma_pipeline.engine.videos import VideosReport
 from luma_pipeline.luma import State
 from luma_pipeline.media import CopyStatus, redact_link
-from luma_pipeline.orchestration.specs import GENERATIONS_LINEAGE, VIDEOS_LINEAGE
+from luma_pipeline.orchestration.instance import UNNAMED, Instance
+from luma_pipeline.orchestration.specs import column_lineage
 
 __all__ = ["generations_metadata", "tasks_metadata", "videos_metadata"]
 
@@ -39,7 +41,7 @@ def tasks_metadata(report: TasksReport) -> Metadata:
     }
 
 
-def generations_metadata(report: GenerationsReport) -> Metadata:
+def generations_metadata(report: GenerationsReport, instance: Instance = UNNAMED) -> Metadata:
     """Metadata of a partition of luma_generations."""
     states, outcomes = report.states, report.outcomes
     known = {state.value for state in State}
@@ -63,7 +65,7 @@ def generations_metadata(report: GenerationsReport) -> Metadata:
         "seconds": round(report.seconds, 3),
         "schema_drift": sum(drift.count for drift in report.drift.values()),
         "preview": dg.MetadataValue.md(_generations_preview(report.preview)),
-        "dagster/column_lineage": GENERATIONS_LINEAGE,
+        "dagster/column_lineage": column_lineage(GENERATIONS, instance),
     }
     unknown = sorted(state for state in states if state not in known)
     if unknown:
@@ -77,7 +79,7 @@ def generations_metadata(report: GenerationsReport) -> Metadata:
     return metadata
 
 
-def videos_metadata(report: VideosReport, location: str) -> Metadata:
+def videos_metadata(report: VideosReport, location: str, instance: Instance = UNNAMED) -> Metadata:
     """Metadata of a partition of luma_videos; `location` is the S3 prefix."""
     metadata: Metadata = {
         **_file(report.written),
@@ -88,7 +90,7 @@ def videos_metadata(report: VideosReport, location: str) -> Metadata:
         "megabytes_per_second": round(report.bytes_downloaded / _MEGABYTE / max(report.seconds, 1e-9), 3),
         "seconds": round(report.seconds, 3),
         "s3_location": _s3_location(location),
-        "dagster/column_lineage": VIDEOS_LINEAGE,
+        "dagster/column_lineage": column_lineage(VIDEOS, instance),
     }
     for name, quantile in (("copy_p50_seconds", 0.5), ("copy_p95_seconds", 0.95)):
         seconds = report.copy_quantile(quantile)

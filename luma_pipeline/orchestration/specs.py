@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from typing import Any
 
 import dagster as dg
 import pyarrow as pa
@@ -12,14 +13,22 @@ from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS
 from luma_pipeline.engine.videos import VIDEOS_SCHEMA
 from luma_pipeline.luma import GATEWAY, ProviderSpec
 from luma_pipeline.luma.schema import FIELDS, TIMESTAMP
+from luma_pipeline.orchestration.instance import UNNAMED, Instance
 
-__all__ = ["GENERATIONS_LINEAGE", "IO_MANAGER_KEY", "VIDEOS_LINEAGE", "asset_specs", "table_schema"]
+__all__ = ["Translate", "asset_specs", "column_lineage", "table_schema"]
 
-IO_MANAGER_KEY = "luma_parquet"
+Translate = Callable[[str, dg.AssetSpec], dg.AssetSpec]
+"""Gives an asset, by its plain name, another key, group, description, or what else a spec says."""
 
 _TASKS_SCHEMA = pa.schema(
     [pa.field("task_id", pa.string(), nullable=False), pa.field("submitted_at", TIMESTAMP, nullable=False)]
 )
+
+_UPSTREAM: Mapping[str, Sequence[str]] = {TASKS: (), GENERATIONS: (TASKS,), VIDEOS: (GENERATIONS,)}
+_COLUMNS: Mapping[str, Mapping[str, Sequence[str]]] = {
+    GENERATIONS: {"task_id": ["task_id"], "submitted_at": ["submitted_at"]},
+    VIDEOS: {"task_id": ["task_id"], "source_url": ["video_download_url", "video_url"]},
+}
 
 _COLUMN_DESCRIPTIONS: Mapping[str, str] = {
     "task_id": "The provider's task ID, as the source table has it.",
@@ -52,48 +61,71 @@ def asset_specs(
     *,
     freshness: timedelta | None,
     provider: ProviderSpec = GATEWAY,
-) -> list[dg.AssetSpec]:
-    """The three assets, in the order of the data. `provider` gives the columns of luma_generations."""
+    instance: Instance = UNNAMED,
+    translate: Translate = lambda _, spec: spec,
+) -> dict[str, dg.AssetSpec]:
+    """The three assets by their plain names, in the order of the data.
+
+    `provider` gives the columns of luma_generations. `translate` may change all of a spec but its partitions; what it
+    adds to the deps is added. The assets find each other by their new keys.
+
+    Raises:
+        ValueError: `translate` gives two assets one key, or other partitions.
+    """
     policy = dg.FreshnessPolicy.time_window(fail_window=freshness) if freshness else None
-    common: dict[str, object] = {
+    common: dict[str, Any] = {
         "group_name": group,
         "owners": list(owners),
         "partitions_def": partitions,
         "freshness_policy": policy,
     }
-    specs = [
-        dg.AssetSpec(
-            TASKS,
+    plain = {
+        TASKS: dg.AssetSpec(
+            instance.asset_key(TASKS),
             description="Task IDs from the source table with the time each was submitted, one row per distinct ID.",
             kinds={"sql", "parquet"},
             metadata={"dagster/column_schema": table_schema(_TASKS_SCHEMA)},
-            **common,  # type: ignore[arg-type]
+            **common,
         ),
-        dg.AssetSpec(
-            GENERATIONS,
-            deps=[TASKS],
+        GENERATIONS: dg.AssetSpec(
+            instance.asset_key(GENERATIONS),
             description="The provider's answer for every task: exactly one row each, every documented field a column, "
             "the whole body in `raw_response`. Final tasks are not asked for again.",
             kinds={"luma", "parquet"},
-            metadata={
-                "dagster/column_schema": table_schema(provider.schema),
-                "dagster/column_lineage": GENERATIONS_LINEAGE,
-            },
-            **common,  # type: ignore[arg-type]
+            metadata={"dagster/column_schema": table_schema(provider.schema)},
+            **common,
         ),
-        dg.AssetSpec(
-            VIDEOS,
-            deps=[GENERATIONS],
+        VIDEOS: dg.AssetSpec(
+            instance.asset_key(VIDEOS),
             description="Manifest of the artifacts copied to S3: one row per task and artifact, with digest and key.",
             kinds={"s3", "parquet"},
-            metadata={
-                "dagster/column_schema": table_schema(VIDEOS_SCHEMA),
-                "dagster/column_lineage": VIDEOS_LINEAGE,
-            },
-            **common,  # type: ignore[arg-type]
+            metadata={"dagster/column_schema": table_schema(VIDEOS_SCHEMA)},
+            **common,
         ),
-    ]
-    return [spec.with_io_manager_key(IO_MANAGER_KEY) for spec in specs]
+    }
+    specs = {name: translate(name, spec) for name, spec in plain.items()}
+    instance = instance.with_keys(specs)
+    _check_translated(specs, partitions)
+    return {name: _linked(name, spec, instance) for name, spec in specs.items()}
+
+
+def _check_translated(specs: Mapping[str, dg.AssetSpec], partitions: dg.PartitionsDefinition[str]) -> None:
+    keys = [spec.key.to_user_string() for spec in specs.values()]
+    if len(set(keys)) < len(keys):
+        raise ValueError(
+            f"the translation must give each of {', '.join(specs)} a key of its own, not {', '.join(keys)}"
+        )
+    for name, spec in specs.items():
+        if spec.partitions_def != partitions:
+            raise ValueError(f"the translation must not change the partitions of {name}: they are set by `partitions`")
+
+
+def _linked(name: str, spec: dg.AssetSpec, instance: Instance) -> dg.AssetSpec:
+    """A spec with what it has by its place among the three: deps, column lineage and IO manager."""
+    deps = [dg.AssetDep(instance.asset_key(upstream)) for upstream in _UPSTREAM[name]]
+    lineage = column_lineage(name, instance)
+    spec = spec.replace_attributes(deps=[*spec.deps, *deps]).with_io_manager_key(instance.io_manager_key)
+    return spec.merge_attributes(metadata={"dagster/column_lineage": lineage}) if lineage is not None else spec
 
 
 def table_schema(schema: pa.Schema) -> dg.TableSchema:
@@ -111,17 +143,12 @@ def table_schema(schema: pa.Schema) -> dg.TableSchema:
     )
 
 
-def _lineage(
-    upstream: str, same: Sequence[str], others: Mapping[str, Sequence[str]] | None = None
-) -> dg.TableColumnLineage:
-    columns = {name: [name] for name in same} | {name: list(names) for name, names in (others or {}).items()}
+def column_lineage(name: str, instance: Instance) -> dg.TableColumnLineage | None:
+    """Out of which columns upstream the columns of a dataset are made; None for one that has no dataset upstream."""
+    if name not in _COLUMNS:
+        return None
+    [upstream] = _UPSTREAM[name]
+    key = instance.asset_key(upstream)
     return dg.TableColumnLineage(
-        {
-            column: [dg.TableColumnDep(dg.AssetKey(upstream), name) for name in names]
-            for column, names in columns.items()
-        }
+        {column: [dg.TableColumnDep(key, source) for source in sources] for column, sources in _COLUMNS[name].items()}
     )
-
-
-GENERATIONS_LINEAGE = _lineage(TASKS, ["task_id", "submitted_at"])
-VIDEOS_LINEAGE = _lineage(GENERATIONS, ["task_id"], {"source_url": ["video_download_url", "video_url"]})

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 
-from luma_pipeline.orchestration.automation import SCHEDULE_NAME, SENSOR_NAME
+from luma_pipeline.orchestration.instance import UNNAMED
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import Generation
 from tests.e2e.browser import CHROMIUM, Browser
@@ -156,14 +156,14 @@ def test_the_daemon_ticks_the_schedule_and_the_sensor(plant: Plant) -> None:
     plant.world.provider.add(Generation(f"{closed}-late", urls=plant.world.cdn.publish(f"{closed}-late")))
     seven_hours_ago = time.time() - 7 * 3600
     os.utime(mark, (seven_hours_ago, seven_hours_ago))
-    client.start_sensor(SENSOR_NAME)
-    client.start_schedule(SCHEDULE_NAME)
+    client.start_sensor(UNNAMED.sensor_name)
+    client.start_schedule(UNNAMED.schedule_name)
 
     def requested(name: str) -> list[str]:
         return [run_id for tick in client.ticks(name) for run_id in tick.run_ids]
 
-    [by_sensor] = plant.dagster.wait_until(lambda: requested(SENSOR_NAME), bool, timeout=120)[-1:]
-    [by_schedule] = plant.dagster.wait_until(lambda: requested(SCHEDULE_NAME), bool, timeout=120)[-1:]
+    [by_sensor] = plant.dagster.wait_until(lambda: requested(UNNAMED.sensor_name), bool, timeout=120)[-1:]
+    [by_schedule] = plant.dagster.wait_until(lambda: requested(UNNAMED.schedule_name), bool, timeout=120)[-1:]
     revisit, regular = plant.dagster.wait_for_run(by_sensor), plant.dagster.wait_for_run(by_schedule)
     assert (revisit.status, revisit.tags["luma/trigger"]) == ("SUCCESS", "open_tasks")
     assert (regular.status, regular.tags["luma/trigger"]) == ("SUCCESS", "schedule")
