@@ -70,6 +70,7 @@ PUBLIC = {
         "LinkSource",
         "MediaCopier",
         "MediaError",
+        "MediaFacts",
         "MediaKind",
         "MediaSettingsError",
         "ObjectSettings",

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import dagster as dg
@@ -26,7 +26,7 @@ from luma_pipeline.component.faults import (
 )
 from luma_pipeline.component.scaffolder import LumaPipelineScaffolder
 from luma_pipeline.component.settings import TopSettings
-from luma_pipeline.component.side_by_side import Claim, folder_claim, other_components, overlaps, prefix_claim
+from luma_pipeline.component.side_by_side import Claim, folder_claim, known, other_components, overlaps, prefix_claim
 from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.videos import artifacts_from
 from luma_pipeline.luma import SPECS
@@ -34,8 +34,10 @@ from luma_pipeline.media import LinkSource
 from luma_pipeline.orchestration.assets import Event, LumaRun, PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
 from luma_pipeline.orchestration.checks import Thresholds
+from luma_pipeline.orchestration.freshness import freshness_policy
 from luma_pipeline.orchestration.instance import Instance
 from luma_pipeline.orchestration.io_manager import LumaParquetIOManager
+from luma_pipeline.orchestration.locations import Locations, source_spec
 from luma_pipeline.orchestration.partitions import Frequency, partitions_definition
 from luma_pipeline.orchestration.resources.bucket import VideoBucket
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
@@ -181,9 +183,10 @@ class LumaPipelineComponent(dg.Component, TopSettings):
             )
         sensor = build_sensor(job, partitions, revisits, partitions_per_run=per_run, running=running, instance=instance)
         with self._naming("pool"):
-            assets = build_pipeline(specs, partitions, settings, instance, self.execute)
+            pipeline = build_pipeline(specs, partitions, settings, instance, self.execute)
+        source = self._source_spec()
         return dg.Definitions(
-            assets=[assets],
+            assets=[pipeline] if source is None else [source, pipeline],
             jobs=[job],
             schedules=[schedule],
             sensors=[sensor],
@@ -195,6 +198,8 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         yield Claim(("name",), "name", repr(self.name), (self.name,))
         for spec in self._specs().values():
             yield Claim(("key_prefix",), "asset key", spec.key.to_user_string(), tuple(spec.key.path))
+        if (source := self._source_spec()) is not None:
+            yield Claim(("source", "asset"), "asset key", source.key.to_user_string(), tuple(source.key.path))
         yield folder_claim(("data_url",), "data root", self.data_url)
         yield prefix_claim(("videos", "prefix"), "place of the videos", self.videos.bucket, self.videos.prefix)
 
@@ -212,8 +217,14 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         return partitions_definition(Frequency(settings.frequency), settings.start, settings.timezone)
 
     def _specs(self) -> dict[str, dg.AssetSpec]:
-        freshness = timedelta(hours=self.schedule.freshness_hours) if self.schedule.freshness_hours else None
-        with self._naming("group", "owners", "key_prefix", "translation"):
+        with self._naming("schedule.freshness_hours"):
+            freshness = freshness_policy(
+                self.schedule.cron,
+                self.partitions.timezone,
+                running=self.schedule.enabled,
+                hours=self.schedule.freshness_hours,
+            )
+        with self._naming("translation"):
             return asset_specs(
                 self.group,
                 self.owners,
@@ -221,8 +232,26 @@ class LumaPipelineComponent(dg.Component, TopSettings):
                 freshness=freshness,
                 provider=SPECS[self.provider.dialect],
                 instance=self._instance(),
+                locations=self._locations(),
                 translate=lambda _, spec: self.get_asset_spec(spec),
             )
+
+    def _source_spec(self) -> dg.AssetSpec | None:
+        return source_spec(self._instance(), self._locations(), group=self.group)
+
+    def _locations(self) -> Locations:
+        """What is known of the places before a run starts."""
+        source = self.source
+        columns = {"task_id": [source.id_column], "submitted_at": [source.time_column]}
+        return Locations(
+            source_url=known(source.url),
+            source_table=known(source.table),
+            source_columns=columns | {name: [name] for name in source.columns},
+            source_asset=dg.AssetKey.from_user_string(source.asset) if source.asset else None,
+            data_url=known(self.data_url),
+            bucket=known(self.videos.bucket),
+            prefix=known(self.videos.prefix),
+        )
 
     def _policies(self) -> Policies:
         return Policies(
@@ -268,15 +297,14 @@ class LumaPipelineComponent(dg.Component, TopSettings):
             )
 
     @contextmanager
-    def _naming(self, *paths: str) -> Iterator[None]:
-        """Name the settings that Dagster refuses."""
+    def _naming(self, path: str) -> Iterator[None]:
+        """Name the setting that Dagster or a builder refuses."""
         try:
             yield
         except SettingsError:
             raise
         except (dg.DagsterError, CheckError, ResolutionException, ValueError) as error:
-            places = ", ".join(self.origin.place(tuple(path.split("."))) for path in paths)
-            raise SettingsError(f"{places}: {error}") from None
+            raise_for([Fault(tuple(path.split(".")), str(error).strip())], self.origin)
 
     def _resources(self, instance: Instance, since: datetime) -> dict[str, Any]:
         source, provider, videos = self.source, self.provider, self.videos

@@ -19,7 +19,7 @@ from luma_pipeline.component.groups import SettingsGroup, extra, settings_of
 from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.windows import Frequency
 from luma_pipeline.luma import SPECS, ProviderConfig
-from luma_pipeline.media import Artifact, LinkSource, TransferConfig
+from luma_pipeline.media import Artifact, LinkSource, MediaSettingsError, TransferConfig
 from luma_pipeline.orchestration.assets import PipelineSettings
 from luma_pipeline.orchestration.checks import Thresholds
 from luma_pipeline.orchestration.instance import Instance
@@ -90,8 +90,12 @@ def _is_zone(name: str) -> str:
 
 
 def _is_bucket(text: str) -> str:
-    if not isinstance(text, dg.EnvVar):
+    if isinstance(text, dg.EnvVar):
+        return text
+    try:
         TransferConfig(bucket=text)
+    except MediaSettingsError as error:
+        raise ValueError(f"is no bucket's name: {str(error).partition(': ')[2]}, not {text!r}") from None
     return text
 
 
@@ -204,6 +208,11 @@ class SourceSettings(SettingsGroup):
     id_column: FilledText = _setting("LUMA_SOURCE_ID_COLUMN", SourceTable.id_column, "Column with the task IDs.")
     time_column: FilledText = _setting(
         "LUMA_SOURCE_TIME_COLUMN", SourceTable.time_column, "Column with the time of submission."
+    )
+    asset: str | None = _setting(
+        "LUMA_SOURCE_ASSET",
+        None,
+        "Key of an asset of your own that makes this table. If not set, the table is shown as an external asset.",
     )
     columns: list[str] = _setting("LUMA_SOURCE_COLUMNS", [], "Further columns to carry along.")
     where: Text | None = _setting("LUMA_SOURCE_WHERE", None, "SQL condition that rows must meet.")
@@ -335,7 +344,8 @@ class ScheduleSettings(SettingsGroup):
     freshness_hours: NotNegative | None = _setting(
         "LUMA_FRESHNESS_HOURS",
         None,
-        "Hours without a materialization after which the assets count as stale; 0: never. Follows the cron if not set.",
+        "Hours without a materialization after which the assets count as stale; 0: never. If not set: the longest time "
+        "between two ticks of the schedule and an hour, where the schedule is on.",
     )
 
 

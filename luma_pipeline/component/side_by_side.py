@@ -15,7 +15,7 @@ from dagster.components.core.decl import ComponentDecl, ComponentLoaderDecl
 
 from luma_pipeline.component.faults import Fault, Origin, Path
 
-__all__ = ["Claim", "Claimant", "folder_claim", "other_components", "overlaps", "prefix_claim"]
+__all__ = ["Claim", "Claimant", "folder_claim", "known", "other_components", "overlaps", "prefix_claim"]
 
 Value = str | dg.EnvVar
 
@@ -77,7 +77,7 @@ def overlaps(one: Claimant, others: Iterable[Claimant]) -> Iterator[Fault]:
 
 def folder_claim(path: Path, what: str, url: Value) -> Claim:
     """A claim to a root of datasets: a folder, `file:///folder` or `s3://bucket/prefix`, and all below it."""
-    text = _resolved(url)
+    text = known(url)
     if text is None:
         return _unknown(path, what, url)
     scheme = re.match(r"\s*([A-Za-z][A-Za-z0-9+.-]+):(//)?", text)
@@ -90,7 +90,7 @@ def folder_claim(path: Path, what: str, url: Value) -> Claim:
 
 def prefix_claim(path: Path, what: str, bucket: Value, prefix: Value) -> Claim:
     """A claim to a prefix of a bucket, and all below it."""
-    names = [_resolved(bucket), _resolved(prefix)]
+    names = [known(bucket), known(prefix)]
     if names[0] is None:
         return _unknown(path, what, bucket)
     if names[1] is None:
@@ -99,7 +99,7 @@ def prefix_claim(path: Path, what: str, bucket: Value, prefix: Value) -> Claim:
     return Claim(path, what, f"s3://{'/'.join(parts)}", parts, may_nest=False)
 
 
-def _resolved(value: Value) -> str | None:
+def known(value: Value) -> str | None:
     """The value as far as it is known when definitions load."""
     return os.environ.get(value.env_var_name) if isinstance(value, dg.EnvVar) else value
 

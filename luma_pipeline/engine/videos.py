@@ -35,6 +35,7 @@ from luma_pipeline.engine.earlier_videos import (
     ManifestPolicy,
     is_of_bucket,
 )
+from luma_pipeline.engine.verdict import Judge
 from luma_pipeline.luma import ProviderSpec, State, TaskResult
 from luma_pipeline.luma.links import (
     LinkLookup,
@@ -137,8 +138,8 @@ class PartitionVideos:
             request = self._request(result.task_id, artifact, links_of_generation(result.generation), earlier)
             self._begin(request, is_old=is_old)
 
-    def finish(self, generations: PartitionFile) -> VideosReport:
-        """Copy what is not begun yet, wait for all of it, and replace the manifest.
+    def finish(self, generations: PartitionFile, judge: Judge | None = None) -> VideosReport:
+        """Copy what is not begun yet, wait for all of it, and replace the manifest. `judge` puts the verdict on it.
 
         Raises:
             BucketError: The bucket cannot be used any more.
@@ -148,7 +149,8 @@ class PartitionVideos:
             self._take(*self._done.get())
         report = self._report
         report.open_artifacts += sum(decision.open_others for decision in decisions)
-        report.written = self._file.replace(VIDEOS_SCHEMA, self._rows(decisions), _DIGEST_COLUMNS)
+        rows = self._rows(decisions) if judge is None else judge.on_videos(self._rows(decisions))
+        report.written = self._file.replace(VIDEOS_SCHEMA, rows, _DIGEST_COLUMNS)
         report.rows = report.written.rows
         report.seconds = time.monotonic() - self._started
         return report
@@ -299,7 +301,8 @@ def _completed(generations: PartitionFile, spec: ProviderSpec, columns: Sequence
 
 
 def _row(result: CopyResult) -> dict[str, Any]:
-    row = {name: getattr(result, name) for name in VIDEOS_SCHEMA.names}
+    facts = result.facts
+    row = {name: getattr(facts if hasattr(facts, name) else result, name) for name in VIDEOS_SCHEMA.names}
     row["artifact"], row["status"] = result.artifact.value, result.status.value
     return row
 

@@ -24,6 +24,7 @@ def test_definitions_load_with_no_environment_at_all() -> None:
     definitions = LumaPipelineComponent.from_environment({}).definitions()
     assert {key.to_user_string() for key in definitions.resolve_all_asset_keys()} == {
         "luma_generations",
+        "luma_source",
         "luma_tasks",
         "luma_videos",
     }
@@ -62,7 +63,7 @@ def test_every_setting_of_one_value_may_be_a_template_in_yaml(monkeypatch: pytes
 
 def test_the_settings_of_copying_reach_the_bucket() -> None:
     settings: dict[str, Any] = {"part_size_bytes": 6 * 1024**2, "copy_max_seconds": 60.0, "max_video_bytes": 10**9}
-    resources = component_with(s3_bucket="b", **settings).definitions().resources or {}
+    resources = component_with(s3_bucket="videos", **settings).definitions().resources or {}
     bucket = resources["luma_bucket"]
     assert (bucket.part_size_bytes, bucket.max_seconds, bucket.max_video_bytes) == (6 * 1024**2, 60.0, 10**9)
 
