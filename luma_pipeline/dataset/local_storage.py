@@ -25,7 +25,7 @@ from luma_pipeline.dataset.errors import (
     StaleVersionError,
     UnreadableFileError,
 )
-from luma_pipeline.dataset.storage import PARTITION_FILE, OpenedFile, StoredFile, is_temporary_name, temporary_name
+from luma_pipeline.dataset.storage import OpenedFile, StoredFile, is_temporary_name, temporary_name
 
 __all__ = ["LocalStorage"]
 
