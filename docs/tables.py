@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pyarrow as pa
 
-from luma_pipeline.component import LumaPipelineComponent, setting_rows
+from luma_pipeline.component import LumaPipelineComponent, SettingRow, setting_rows
+from luma_pipeline.component.settings import TopSettings
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
 from luma_pipeline.orchestration.checks import check_specs
 from luma_pipeline.orchestration.run_config import LumaRunConfig
@@ -36,14 +38,24 @@ def with_tables(text: str) -> str:
 
 
 def settings_table() -> str:
-    """Every setting."""
-    rows = []
-    for row in setting_rows():
-        default = "**required**" if row.required else _value(row.variable_default)
-        if row.variable_default != row.default:
-            default += f"; in YAML {_value(row.default)}"
-        rows.append((f"`{row.path}`", f"`{row.variable}`", row.kind, default, row.description))
-    return _table(("in YAML", "variable", "type", "default", "meaning"), rows)
+    """Every setting, with a heading for each group."""
+    parts = []
+    for group, found in groupby(setting_rows(), key=lambda row: row.path.rpartition(".")[0]):
+        rows = [(f"`{row.path}`", f"`{row.variable}`", row.kind, _default(row), row.description) for row in found]
+        about = (
+            TopSettings.model_fields[group].description if group else "Where the datasets are, and names in Dagster."
+        )
+        head = f"## {group or 'At the top'}\n\n{about}\n\n"
+        parts.append(head + _table(("in YAML", "variable", "type", "default", "meaning"), rows))
+    return "\n".join(parts)
+
+
+def _default(row: SettingRow) -> str:
+    if row.required:
+        return "**required**"
+    if row.variable_default != row.default:
+        return f"{_value(row.variable_default)}; in YAML {_value(row.default)}"
+    return _value(row.default)
 
 
 def columns_table(dataset: str) -> str:

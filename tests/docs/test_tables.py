@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.docs.pages import DOCS, PAGES
+from luma_pipeline.component import ENVIRONMENT
+from tests.docs.pages import DOCS, PAGES, ROOT
 
 
 def _tables() -> ModuleType:
@@ -31,3 +33,16 @@ def test_the_tables_of_a_page_are_those_of_the_code(page: Path) -> None:
 def test_every_table_is_on_a_page() -> None:
     text = "".join(page.read_text() for page in PAGES)
     assert [name for name in TABLES.TABLES if f"<!-- table: {name} -->" not in text] == []
+
+
+def test_every_variable_that_a_page_names_is_a_setting() -> None:
+    for page in (ROOT / "README.md", *PAGES):
+        named = set(re.findall(r"(?<![A-Z_])LUMA_[A-Z0-9_]+(?<!_)\b", page.read_text()))
+        assert sorted(named - set(ENVIRONMENT.values())) == [], page.name
+
+
+def test_every_setting_that_a_page_names_is_one() -> None:
+    groups = "source|provider|videos|partitions|schedule|checks|gallery"
+    for page in PAGES:
+        named = set(re.findall(rf"`((?:{groups})\.[a-z_]+)", page.read_text()))
+        assert sorted(named - set(ENVIRONMENT)) == [], page.name
