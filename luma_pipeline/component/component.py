@@ -20,6 +20,7 @@ from luma_pipeline.component.faults import (
     EnvironmentOrigin,
     Fault,
     Origin,
+    Path,
     PythonOrigin,
     SettingsError,
     raise_for,
@@ -29,12 +30,14 @@ from luma_pipeline.component.settings import TopSettings
 from luma_pipeline.component.side_by_side import Claim, folder_claim, known, other_components, overlaps, prefix_claim
 from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.videos import artifacts_from
+from luma_pipeline.gallery import GallerySettings
 from luma_pipeline.luma import SPECS
 from luma_pipeline.media import LinkSource
 from luma_pipeline.orchestration.assets import Event, LumaRun, PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
 from luma_pipeline.orchestration.checks import Thresholds
 from luma_pipeline.orchestration.freshness import freshness_policy
+from luma_pipeline.orchestration.gallery import GALLERY, build_gallery
 from luma_pipeline.orchestration.instance import Instance
 from luma_pipeline.orchestration.io_manager import LumaParquetIOManager
 from luma_pipeline.orchestration.locations import Locations, source_spec
@@ -110,8 +113,8 @@ class LumaPipelineComponent(dg.Component, TopSettings):
     def get_asset_spec(self, spec: dg.AssetSpec) -> dg.AssetSpec:
         """What Dagster is told of an asset; to be overridden by a subclass.
 
-        `spec` is that of luma_tasks, luma_generations or luma_videos, which is the last part of its key. The partitions
-        stay as they are.
+        `spec` is that of luma_tasks, luma_generations, luma_videos or luma_gallery, as the last part of its key says.
+        Its partitions cannot be changed.
 
         >>> class Mine(LumaPipelineComponent):
         ...     def get_asset_spec(self, spec: dg.AssetSpec) -> dg.AssetSpec:
@@ -159,7 +162,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         raise_for(self._faults_together(), self.origin)
         partitions = self._partitions()
         specs = self._specs()
-        instance = self._instance().with_keys(specs)
+        instance = self._instance().with_keys({**specs, **self._gallery_spec()})
         policies = self._policies()
         settings = PipelineSettings(
             policies,
@@ -167,7 +170,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
             partitions_per_run=self.partitions.per_run,
             retry_delay_seconds=self.partitions.retry_delay_seconds,
         )
-        job = build_job(instance)
+        job = build_job(instance, gallery=self.gallery.enabled)
         running = self.schedule.enabled
         revisits = RevisitPolicy(give_up_after=policies.give_up_after_seconds)
         per_run = self.partitions.per_run
@@ -184,9 +187,8 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         sensor = build_sensor(job, partitions, revisits, partitions_per_run=per_run, running=running, instance=instance)
         with self._naming("pool"):
             pipeline = build_pipeline(specs, partitions, settings, instance, self.execute)
-        source = self._source_spec()
         return dg.Definitions(
-            assets=[pipeline] if source is None else [source, pipeline],
+            assets=[*self._source_spec().values(), pipeline, *self._gallery(instance, partitions)],
             jobs=[job],
             schedules=[schedule],
             sensors=[sensor],
@@ -196,10 +198,10 @@ class LumaPipelineComponent(dg.Component, TopSettings):
     def claims(self) -> Iterator[Claim]:
         """What the component has to itself beside others."""
         yield Claim(("name",), "name", repr(self.name), (self.name,))
-        for spec in self._specs().values():
-            yield Claim(("key_prefix",), "asset key", spec.key.to_user_string(), tuple(spec.key.path))
-        if (source := self._source_spec()) is not None:
-            yield Claim(("source", "asset"), "asset key", source.key.to_user_string(), tuple(source.key.path))
+        paths: dict[str, Path] = dict.fromkeys((*self._specs(), *self._gallery_spec()), ("key_prefix",))
+        for name, spec in {**self._source_spec(), **self._specs(), **self._gallery_spec()}.items():
+            path = paths.get(name, ("source", "asset"))
+            yield Claim(path, "asset key", spec.key.to_user_string(), tuple(spec.key.path))
         yield folder_claim(("data_url",), "data root", self.data_url)
         yield prefix_claim(("videos", "prefix"), "place of the videos", self.videos.bucket, self.videos.prefix)
 
@@ -236,8 +238,32 @@ class LumaPipelineComponent(dg.Component, TopSettings):
                 translate=lambda _, spec: self.get_asset_spec(spec),
             )
 
-    def _source_spec(self) -> dg.AssetSpec | None:
-        return source_spec(self._instance(), self._locations(), group=self.group)
+    def _source_spec(self) -> dict[str, dg.AssetSpec]:
+        """The source table, unless an asset of the user's own is."""
+        spec = source_spec(self._instance(), self._locations(), group=self.group)
+        return {} if spec is None else {"source": spec}
+
+    def _gallery_spec(self) -> dict[str, dg.AssetSpec]:
+        """What decides the key of the gallery, where there is one."""
+        if not self.gallery.enabled:
+            return {}
+        with self._naming("translation"):
+            return {GALLERY: self.get_asset_spec(dg.AssetSpec(self._instance().asset_key(GALLERY)))}
+
+    def _gallery(self, instance: Instance, partitions: dg.TimeWindowPartitionsDefinition) -> list[dg.AssetsDefinition]:
+        if not self.gallery.enabled:
+            return []
+        assets = build_gallery(
+            instance,
+            partitions,
+            GallerySettings(**self.gallery.model_dump()),
+            group=self.group,
+            owners=self.owners,
+            partitions_per_run=self.partitions.per_run,
+        )
+        plain = self._instance().asset_key(GALLERY)
+        with self._naming("translation"):
+            return [assets.map_asset_specs(lambda spec: self.get_asset_spec(spec.replace_attributes(key=plain)))]
 
     def _locations(self) -> Locations:
         """What is known of the places before a run starts."""

@@ -44,18 +44,24 @@ def _written(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> dict[
         return {**_written(definitions[schema["$ref"].split("/")[-1]], definitions), **_about(schema)}
     if "variable" not in schema and schema.get("type") == "object":
         properties = {name: _written(one, definitions) for name, one in schema["properties"].items()}
-        # An empty group is null in YAML.
         return {
-            **{key: value for key, value in schema.items() if key not in {"$defs", "required"}},
-            "type": ["object", "null"],
+            **{key: value for key, value in schema.items() if key not in {"$defs", "required", "type"}},
             "properties": properties,
             # Beside `additionalProperties`, which points to the key, this tells which there are.
             "propertyNames": {"enum": list(properties)},
+            # An empty group is null in YAML.
+            **_template_or({"type": ["object", "null"]}),
         }
     if "variable" not in schema:  # a field with a resolver of its own, of which Dagster has a schema
         return dict(schema)
     value = _of_one_kind({key: item for key, item in schema.items() if key not in {*_ABOUT, "variable"}})
-    return {**_about(schema), "if": {"type": "string", "pattern": TEMPLATE}, "then": {}, "else": value}
+    if "items" in value:
+        value["items"] = _template_or(value["items"])
+    return {**_about(schema), **_template_or(value)}
+
+
+def _template_or(schema: Mapping[str, Any]) -> dict[str, Any]:
+    return {"if": {"type": "string", "pattern": TEMPLATE}, "then": {}, "else": dict(schema)}
 
 
 def or_template(schema: Mapping[str, Any]) -> dict[str, Any]:

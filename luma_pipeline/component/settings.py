@@ -18,8 +18,9 @@ from pydantic.fields import FieldInfo
 from luma_pipeline.component.groups import SettingsGroup, extra, settings_of
 from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.windows import Frequency
+from luma_pipeline.gallery import settings as gallery
 from luma_pipeline.luma import SPECS, ProviderConfig
-from luma_pipeline.media import Artifact, LinkSource, MediaSettingsError, TransferConfig
+from luma_pipeline.media import Artifact, BucketNameError, LinkSource, TransferConfig
 from luma_pipeline.orchestration.assets import PipelineSettings
 from luma_pipeline.orchestration.checks import Thresholds
 from luma_pipeline.orchestration.instance import Instance
@@ -89,13 +90,21 @@ def _is_zone(name: str) -> str:
     raise ValueError(f"there is no time zone {name!r}{hint}")
 
 
+def _is_of_gallery(**setting: str) -> str:
+    try:
+        gallery.GallerySettings(**setting)  # type: ignore[arg-type]
+    except gallery.GallerySettingsError as error:
+        raise ValueError(str(error).partition(": ")[2]) from None
+    return next(iter(setting.values()))
+
+
 def _is_bucket(text: str) -> str:
     if isinstance(text, dg.EnvVar):
         return text
     try:
         TransferConfig(bucket=text)
-    except MediaSettingsError as error:
-        raise ValueError(f"is no bucket's name: {str(error).partition(': ')[2]}, not {text!r}") from None
+    except BucketNameError as error:
+        raise ValueError(str(error).removeprefix("LUMA_S3_BUCKET ")) from None
     return text
 
 
@@ -168,6 +177,9 @@ TokenText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_is_
 KeyTemplateText = Annotated[str, AfterValidator(_is_key_template)]
 HostName = Annotated[str, AfterValidator(_is_host)]
 EncryptionName = Annotated[str, *_enum("AES256", "aws:kms", "aws:kms:dsse")]
+GalleryTitle = Annotated[str, AfterValidator(lambda text: _is_of_gallery(title=text))]
+PublicUrl = Annotated[str, AfterValidator(lambda text: _is_of_gallery(public_url=text))]
+PageSize = Annotated[int, Field(ge=1, le=gallery.LARGEST_PAGE)]
 CronText = Annotated[str, AfterValidator(_is_cron)]
 GroupName = Annotated[str, AfterValidator(_is_group)]
 OwnerName = Annotated[str, AfterValidator(_is_owner)]
@@ -369,10 +381,27 @@ class CheckSettings(SettingsGroup):
 
 
 class GallerySettings(SettingsGroup):
-    """The page that shows each partition's videos."""
+    """The pages that show each partition's videos, below the prefix of the videos."""
 
     enabled: bool = _setting(
-        "LUMA_GALLERY_ENABLED", False, "Whether there is the asset luma_gallery: a page for each partition's videos."
+        "LUMA_GALLERY_ENABLED", gallery.GallerySettings.enabled, "Whether there is the asset luma_gallery."
+    )
+    title: GalleryTitle = _setting("LUMA_GALLERY_TITLE", gallery.GallerySettings.title, "Heading of the index.")
+    embed_thumbnails: bool = _setting(
+        "LUMA_GALLERY_EMBED_THUMBNAILS",
+        gallery.GallerySettings.embed_thumbnails,
+        "Put small thumbnails into the page itself, so that a page alone shows them.",
+    )
+    page_size: PageSize = _setting(
+        "LUMA_GALLERY_PAGE_SIZE",
+        gallery.GallerySettings.page_size,
+        "Tasks on one page; a partition with more gets several.",
+    )
+    public_url: PublicUrl = _setting(
+        "LUMA_GALLERY_PUBLIC_URL",
+        gallery.GallerySettings.public_url,
+        "Where browsers find what is below the bucket's prefix, such as a CDN's address. If empty, links in the UI "
+        "lead to the store's own address, or to the console of AWS.",
     )
 
 
