@@ -19,6 +19,7 @@ from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.sandbox.cdn import CdnServer
 from luma_pipeline.sandbox.provider import TOKEN, Generation, ProviderServer
 from luma_pipeline.sandbox.s3 import ObjectStore
+from tests.settings import component_with
 
 
 @dataclass
@@ -61,7 +62,7 @@ class World:
             "retry_delay_seconds": 0.0,
             "give_up_after_hours": 24 * 365 * 100,
         }
-        return LumaPipelineComponent(**{**defaults, **self.settings, **settings})
+        return component_with(**{**defaults, **self.settings, **settings})
 
     def environment(self, **settings: str) -> dict[str, str]:
         """The settings of `component` as the variables of another process."""
