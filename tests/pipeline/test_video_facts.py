@@ -196,8 +196,8 @@ def test_what_differs_is_counted_over_the_whole_partition_at_every_run(world: Wo
         assert report.videos.differing == 30
         assert len(report.videos.first_differing) == 10
     dataset = Dataset(url=str(world.directory / "data"))
-    files = [dataset.partition(name, CHRISTMAS.folder) for name in ("luma_videos", "luma_generations")]
-    assert sum(len(found) for found in differing_of_file(*files, GATEWAY)) == 30
+    videos, generations = (dataset.partition(name, CHRISTMAS.folder) for name in ("luma_videos", "luma_generations"))
+    assert sum(len(found) for found in differing_of_file(videos, generations, GATEWAY)) == 30
 
     for task_id in ids[:14]:
         answer_says(world, task_id, film)
