@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from difflib import SequenceMatcher
 from typing import Annotated, Any
 
@@ -21,13 +21,16 @@ from luma_pipeline.media import LinkSource, TransferConfig
 from luma_pipeline.orchestration.assets import PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
 from luma_pipeline.orchestration.checks import Thresholds
+from luma_pipeline.orchestration.freshness import freshness_policy
+from luma_pipeline.orchestration.instance import UNNAMED
 from luma_pipeline.orchestration.io_manager import LumaParquetIOManager
+from luma_pipeline.orchestration.locations import Locations, source_spec
 from luma_pipeline.orchestration.partitions import Frequency, partitions_definition
 from luma_pipeline.orchestration.resources.bucket import VideoBucket
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from luma_pipeline.orchestration.resources.provider import LumaProvider
 from luma_pipeline.orchestration.resources.source import LumaSource
-from luma_pipeline.orchestration.specs import IO_MANAGER_KEY, asset_specs
+from luma_pipeline.orchestration.specs import asset_specs
 from luma_pipeline.s3.uploads import LARGEST_PART_COUNT, SMALLEST_PART_BYTES
 from luma_pipeline.source.table import SourceTable
 
@@ -164,9 +167,10 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
 
     schedule_cron: str = Field(default="*/10 * * * *", description="When the schedule of the open period runs.")
     schedule_enabled: bool = Field(default=True, description="Whether schedule and sensor run without being started.")
-    freshness_hours: _NotNegative = Field(
-        default=1.0,
-        description="Hours without a materialization after which the assets count as stale; 0: never.",
+    freshness_hours: _NotNegative | None = Field(
+        default=None,
+        description="Hours without a materialization after which the assets count as stale; 0: never. If not set: the "
+        "longest time between two ticks of the schedule and an hour, where the schedule is on.",
     )
     max_failed_share: _NotNegative = Field(
         default=Thresholds.failed, description="Share of failed tasks at which the check fails."
@@ -260,9 +264,20 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         """
         self._check_together()
         partitions = partitions_definition(_frequency(self.partitions), self.partitions_start, self.partitions_timezone)
-        freshness = timedelta(hours=self.freshness_hours) if self.freshness_hours else None
+        freshness = freshness_policy(
+            self.schedule_cron, self.partitions_timezone, running=self.schedule_enabled, hours=self.freshness_hours
+        )
+        locations = self._locations()
         with _naming("LUMA_GROUP, LUMA_OWNERS"):
-            specs = asset_specs(self.group, self.owners, partitions, freshness=freshness, provider=SPECS[self.dialect])
+            specs = asset_specs(
+                self.group,
+                self.owners,
+                partitions,
+                freshness=freshness,
+                provider=SPECS[self.dialect],
+                locations=locations,
+            )
+        source = source_spec(UNNAMED, locations, group=self.group)
         policies = Policies(
             artifacts=artifacts_from(self.artifacts),
             link_preference=_link_preference(self.link_preference, self.dialect),
@@ -288,11 +303,23 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
             )
         sensor = build_sensor(job, partitions, revisits, partitions_per_run=per_run, running=running)
         return dg.Definitions(
-            assets=[build_pipeline(specs, partitions, settings)],
+            assets=[*([source] if source is not None else []), build_pipeline(specs, partitions, settings)],
             jobs=[job],
             schedules=[schedule],
             sensors=[sensor],
             resources=self._resources(datetime.fromtimestamp(partitions.start_timestamp, UTC)),
+        )
+
+    def _locations(self) -> Locations:
+        """What is known of the places before a run starts."""
+        columns = {"task_id": [self.source_id_column], "submitted_at": [self.source_time_column]}
+        return Locations(
+            source_url=_value(self.source_url),
+            source_table=_value(self.source_table),
+            source_columns=columns | {name: [name] for name in self.source_columns},
+            data_url=_value(self.data_url),
+            bucket=_value(self.s3_bucket),
+            prefix=_value(self.s3_prefix),
         )
 
     def _check_together(self) -> None:
@@ -356,12 +383,17 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
                 tags=self.object_tags,
             ),
             "luma_dataset": dataset,
-            IO_MANAGER_KEY: LumaParquetIOManager(dataset=dataset),
+            UNNAMED.io_manager_key: LumaParquetIOManager.of(UNNAMED, dataset),
         }
 
 
 ENVIRONMENT: Mapping[str, str] = {name: f"LUMA_{name.upper()}" for name in LumaPipelineComponent.model_fields}
 """The environment variable of every field."""
+
+
+def _value(setting: str) -> str | None:
+    """What a setting is now; None for a variable that is not set."""
+    return setting.get_value() if isinstance(setting, dg.EnvVar) else setting
 
 
 def _resource(

@@ -35,6 +35,7 @@ from luma_pipeline.engine.earlier_videos import (
     ManifestPolicy,
     is_of_bucket,
 )
+from luma_pipeline.engine.verdict import Judge
 from luma_pipeline.engine.video_answers import Said, VideoAnswers, answer_columns, differing_rows, said_of, shown
 from luma_pipeline.luma import ProviderSpec, State, TaskResult
 from luma_pipeline.luma.links import (
@@ -158,8 +159,8 @@ class PartitionVideos:
             request = self._request(result.task_id, artifact, links_of_generation(result.generation), earlier)
             self._begin(request, is_old=is_old)
 
-    def finish(self, generations: PartitionFile) -> VideosReport:
-        """Copy what is not begun yet, wait for all of it, and replace the manifest.
+    def finish(self, generations: PartitionFile, judge: Judge | None = None) -> VideosReport:
+        """Copy what is not begun yet, wait for all of it, and replace the manifest. `judge` puts the verdict on it.
 
         Raises:
             BucketError: The bucket cannot be used any more.
@@ -169,7 +170,10 @@ class PartitionVideos:
             self._take(*self._done.get())
         report = self._report
         report.open_artifacts += sum(group.decision.open_others for group in groups)
-        report.written = self._file.replace(VIDEOS_SCHEMA, self._rows(groups, generations), _DIGEST_COLUMNS)
+        rows = self._rows(groups, generations)
+        if judge is not None:
+            rows = judge.on_videos(rows, report)
+        report.written = self._file.replace(VIDEOS_SCHEMA, rows, _DIGEST_COLUMNS)
         report.rows = report.written.rows
         report.seconds = time.monotonic() - self._started
         return report

@@ -88,7 +88,7 @@ def test_what_was_given_up_is_left_alone_until_retry_failed(world: World) -> Non
     world.settings["give_up_after_hours"] = 1
     first = world.run(DAY)
     assert first.success
-    assert metadata(world, first.run_id, "luma_generations", DAY)["awaited"] == 0
+    assert metadata(world, first.run_id, "luma_generations", DAY)["asked_again_later"] == 0
     assert not list((world.directory / "data" / "_open").glob("*"))
     asked(world)
     world.cdn.clear_log()
