@@ -60,8 +60,13 @@ class LocalStorage:
     def open(self, path: str, *, whole: bool = False) -> OpenedFile:  # noqa: ARG002
         """See `Storage.open`. A file that is open stays as it is when another run replaces it."""
         try:
-            source = pa.OSFile(path)
-            return OpenedFile(source, _version(os.fstat(source.fileno())))
+            # Before pyarrow 25, an OSFile has no working fileno().
+            while True:
+                version = _version(os.stat(path))
+                source = pa.OSFile(path)
+                if _version(os.stat(path)) == version:
+                    return OpenedFile(source, version)
+                source.close()
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(path) from None
         except PermissionError as error:
