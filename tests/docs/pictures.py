@@ -27,7 +27,7 @@ def main() -> None:
         copy = Path(folder) / "bucket"
         _copy_bucket(sandbox, copy)
         with Browser(DOCS, width=1200, height=800) as browser:
-            browser.open(f"file://{copy}/{PREFIX}/_gallery/date={day}/index.html", expect=day)
+            browser.open(f"file://{copy}/{PREFIX}/_gallery/date={day}/index.html", expect="tasks")
             browser.screenshot("gallery")
         with DagsterDev(sandbox, port=0) as dagster:
             with Browser(DOCS, width=2000, height=640) as browser:
