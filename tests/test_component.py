@@ -32,6 +32,7 @@ def test_definitions_load_with_no_environment_at_all() -> None:
     definitions = LumaPipelineComponent.from_environment({}).definitions()
     assert {key.to_user_string() for key in definitions.resolve_all_asset_keys()} == {
         "luma_generations",
+        "luma_source",
         "luma_tasks",
         "luma_videos",
     }
