@@ -67,6 +67,11 @@ _COLUMN_DESCRIPTIONS: Mapping[str, str] = {
     "sha256": "SHA-256 of the object in hex, taken while it was copied.",
     "etag": "The store's ETag.",
     "copied_at": "When the object was stored (UTC).",
+    "width": "Width in pixels as shown, read from the file: after a rotation that it asks for, pixels not stretched.",
+    "height": "Height in pixels as shown, read from the file.",
+    "duration_seconds": "Seconds that the video track lasts, read from the file; null for pictures.",
+    "codec": "Codec of the video track by ffprobe's name, such as h264, hevc or av1; null for pictures.",
+    "frame_rate": "Frames a second of the video track, on average; null for pictures.",
     **{field.name: f"`{'.'.join(field.path)}` of the provider's answer." for field in FIELDS},
 }
 

@@ -13,8 +13,8 @@ from dagster._core.definitions.freshness_evaluator import TimeWindowFreshnessPol
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.test_utils import freeze_time
 
-from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.orchestration.freshness import GRACE, freshness_policy, largest_gap
+from tests.settings import component_with
 
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
 GAPS = [
@@ -36,7 +36,7 @@ def test_the_longest_time_between_ticks_is_found(cron: str, zone: str, gap: time
 
 
 def policies(**settings: Any) -> set[dg.FreshnessPolicy | None]:
-    graph = LumaPipelineComponent(**settings).definitions().resolve_asset_graph()
+    graph = component_with(**{"schedule_enabled": True, **settings}).definitions().resolve_asset_graph()
     return {graph.get(dg.AssetKey(f"luma_{name}")).freshness_policy for name in ("tasks", "generations", "videos")}
 
 
@@ -65,7 +65,8 @@ def test_a_time_that_dagster_cannot_watch_is_told() -> None:
 
 def test_a_daily_asset_is_fresh_until_the_next_days_run_is_late(tmp_path: Path) -> None:
     """As the daemon judges it, which takes the latest materialization, of whatever partition."""
-    graph = LumaPipelineComponent(schedule_cron="0 6 * * *").definitions().resolve_asset_graph()
+    graph = component_with(schedule_enabled=True, schedule_cron="0 6 * * *").definitions().resolve_asset_graph()
+
     node = graph.get(dg.AssetKey("luma_videos"))
     begun = datetime(2026, 11, 20, 6, 0, tzinfo=UTC)
     with dg.DagsterInstance.local_temp(str(tmp_path)) as instance:

@@ -212,7 +212,7 @@ def test_a_killed_run_keeps_its_finished_partitions(world: World, tmp_path: Path
     code = f"""
 import dagster as dg
 from luma_pipeline.component import LumaPipelineComponent
-component = LumaPipelineComponent(**{world.component(max_concurrency=1).model_dump()!r})
+component = LumaPipelineComponent(**{world.component(max_concurrency=1).model_dump(exclude_unset=True)!r})
 job = component.definitions().resolve_implicit_global_asset_job_def()
 tags = {{"dagster/asset_partition_range_start": "{days[0]}", "dagster/asset_partition_range_end": "{days[-1]}"}}
 job.execute_in_process(tags=tags)
