@@ -20,7 +20,7 @@ from luma_pipeline.luma import SPECS, ProviderConfig
 from luma_pipeline.media import LinkSource, TransferConfig
 from luma_pipeline.orchestration.assets import PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
-from luma_pipeline.orchestration.checks import Thresholds
+from luma_pipeline.orchestration.checks import Thresholds, build_checks
 from luma_pipeline.orchestration.instance import UNNAMED
 from luma_pipeline.orchestration.io_manager import LumaParquetIOManager
 from luma_pipeline.orchestration.partitions import Frequency, partitions_definition
@@ -290,6 +290,11 @@ class LumaPipelineComponent(dg.Component, dg.Resolvable, dg.Model):
         sensor = build_sensor(job, partitions, revisits, partitions_per_run=per_run, running=running)
         return dg.Definitions(
             assets=[build_pipeline(specs, partitions, settings)],
+            asset_checks=[
+                build_checks(
+                    partitions, settings.thresholds, objects=policies.objects_checked, spec=SPECS[self.dialect]
+                )
+            ],
             jobs=[job],
             schedules=[schedule],
             sensors=[sensor],
