@@ -10,7 +10,7 @@ from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from pydantic import Field
 
-from luma_pipeline.orchestration.assets import already_logged
+from luma_pipeline.orchestration.outputs import already_logged
 
 DAYS = ["2024-12-01", "2024-12-02", "2024-12-03"]
 PARTITIONS = dg.DailyPartitionsDefinition(DAYS[0], end_date="2025-01-01")

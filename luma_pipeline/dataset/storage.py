@@ -47,6 +47,7 @@ class OpenedFile(NamedTuple):
 
     source: pa.NativeFile
     version: str
+    size_bytes: int
 
 
 class Storage(Protocol):
@@ -63,8 +64,8 @@ class Storage(Protocol):
     def list(self, folder: str, prefix: str = "") -> list[StoredFile]:
         """The files directly in a folder whose names begin with `prefix`; none where there is no such folder."""
 
-    def folders(self, folder: str) -> Sequence[str]:
-        """The names of the folders in a folder that have a partition's file."""
+    def folders(self, folder: str, holding: str | None = None) -> Sequence[str]:
+        """The names of the folders in a folder; with `holding` of those that have a file of that name."""
 
     def open(self, path: str, *, whole: bool = False) -> OpenedFile:
         """Open a file for reading. `whole` reads all of it now, so that no later reading meets another version."""

@@ -13,16 +13,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from luma_pipeline.dataset import Written
-from luma_pipeline.engine.candidates import Tasks, is_final
+from luma_pipeline.engine.candidates import STATE_COLUMNS, Tasks, is_final
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.luma import Outcome, TaskResult
 from luma_pipeline.luma.flatten import Drift
 
-__all__ = ["TASK_ID_MISMATCH", "GenerationsReport", "RowFaults", "row_faults"]
+__all__ = ["COUNTED_COLUMNS", "TASK_ID_MISMATCH", "GenerationsReport", "RowFaults", "preview_columns", "row_faults"]
 
 TASK_ID_MISMATCH = "task_id_mismatch"
 """The error code of a task that was answered with another task's body."""
 
+COUNTED_COLUMNS = (*STATE_COLUMNS, "error_code")
+"""The columns that the numbers are counted from."""
 _PREVIEW_ROWS = 10
 _PREVIEW_COLUMNS = ["task_id", "state", "outcome", "request_prompt", "thumbnail_url", "error_message"]
 _MISMATCHED_EXAMPLES = 10
@@ -96,11 +98,11 @@ class GenerationsReport:
 
     def counted(self, tables: Iterable[pa.Table], tasks: Tasks | None, give_up: GiveUpPolicy) -> Iterator[pa.Table]:
         """The rows that are written, counted as they pass. Without `tasks` only repeated rows are faults."""
-        self.outcomes, self.states, self.open_tasks, self.preview = Counter(), Counter(), 0, []
-        self.mismatched, self.mismatched_examples = 0, []
+        self.count_from_start()
         is_in_order, seen, ids = tasks is not None, 0, []
         for table in tables:
-            self._count_rows(table, give_up)
+            self.count_rows(table, give_up)
+            self.show_first(table)
             ids.append(table["task_id"])
             if tasks is not None and is_in_order:
                 is_in_order = table["task_id"].combine_chunks().equals(tasks.ids[seen : seen + len(table)])
@@ -113,7 +115,13 @@ class GenerationsReport:
             rows = written.combine_chunks()
             self.row_faults = row_faults(pc.unique(rows) if tasks is None else tasks.ids, rows)
 
-    def _count_rows(self, table: pa.Table, give_up: GiveUpPolicy) -> None:
+    def count_from_start(self) -> None:
+        """Forget the rows that were counted."""
+        self.outcomes, self.states, self.open_tasks, self.preview = Counter(), Counter(), 0, []
+        self.mismatched, self.mismatched_examples = 0, []
+
+    def count_rows(self, table: pa.Table, give_up: GiveUpPolicy) -> None:
+        """Count rows with COUNTED_COLUMNS."""
         _count_values(self.outcomes, table["outcome"])
         _count_values(self.states, table["state"].filter(pc.equal(table["outcome"], Outcome.RESOLVED.value)))
         # A task that is still open after all that time is asked for by backfills, but awaited no longer.
@@ -122,9 +130,16 @@ class GenerationsReport:
         mismatched = table["task_id"].filter(pc.equal(table["error_code"], TASK_ID_MISMATCH))
         self.mismatched += len(mismatched)
         self.mismatched_examples += mismatched[: _MISMATCHED_EXAMPLES - len(self.mismatched_examples)].to_pylist()
-        shown = [name for name in _PREVIEW_COLUMNS if name in table.schema.names]
-        rows = table.select(shown).slice(0, _PREVIEW_ROWS - len(self.preview))
+
+    def show_first(self, table: pa.Table) -> None:
+        """Take the first rows into the preview, as long as there are too few."""
+        rows = table.select(preview_columns(table.schema)).slice(0, _PREVIEW_ROWS - len(self.preview))
         self.preview += rows.to_pylist()
+
+
+def preview_columns(schema: pa.Schema) -> list[str]:
+    """The columns that the preview shows, of those that there are."""
+    return [name for name in _PREVIEW_COLUMNS if name in schema.names]
 
 
 def row_faults(task_ids: pa.Array, written: pa.Array) -> RowFaults:

@@ -12,8 +12,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import dagster as dg
-from dagster._core.execution.plan.objects import TypeCheckData
-from dagster._core.execution.plan.outputs import StepOutputData, StepOutputHandle
 
 from luma_pipeline.dataset import Written
 from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS, Partition, PartitionReport
@@ -31,6 +29,7 @@ from luma_pipeline.orchestration.endings import (
 )
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
 from luma_pipeline.orchestration.metadata import generations_metadata, tasks_metadata, videos_metadata
+from luma_pipeline.orchestration.outputs import already_logged
 from luma_pipeline.orchestration.partitions import folder_of
 from luma_pipeline.orchestration.resources.bucket import VideoBucket
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
@@ -147,7 +146,7 @@ class LumaRun:
                 self.dataset.url,
                 self.settings.policies,
             )
-            work = _AssetRun(self, f"s3://{self.bucket.bucket}/{self.bucket.prefix}")
+            work = _AssetRun(self)
             run = PipelineRun(engine, _options(self.config), datasets=frozenset(selected), on_progress=work.tell)
             failures = work.do(run)
             if failures:
@@ -161,28 +160,15 @@ class LumaRun:
         return checks.evaluations_of(self.dataset.url, self.bucket.config())
 
 
-def already_logged(context: dg.AssetExecutionContext, asset: dg.AssetKey) -> dg.DagsterEvent:
-    """The event that lets steps downstream begin, of an asset whose partitions' materializations have been logged.
-
-    Dagster would make one more materialization of each partition out of a result or an output. This event is all that
-    its steps wait for. Undocumented; tests/test_upstream_characterization.py tells when a release changes it.
-    """
-    step = context.get_step_execution_context()
-    name = context.assets_def.get_output_name_for_asset_key(asset)
-    data = StepOutputData(StepOutputHandle(step.step.key, name), TypeCheckData(success=True, label=name))  # type: ignore[no-untyped-call]
-    return dg.DagsterEvent.step_output_event(step, data)
-
-
 class _AssetRun:
     """A run of the asset: what the engine does is logged as Dagster's events."""
 
-    def __init__(self, run: LumaRun, location: str) -> None:
+    def __init__(self, run: LumaRun) -> None:
         self._context = run.context
         self._settings = run.settings
         self._instance = run.instance
         self._partitions = run.partitions
         self._last = run.instance.asset_key(run.selected[-1])
-        self._location = location
 
     def do(self, engine: PipelineRun) -> Mapping[str, Exception]:
         """Work on the partitions that no earlier try has done; returns why partitions failed, by key."""
@@ -212,13 +198,9 @@ class _AssetRun:
         if report.tasks is not None:
             self._log(TASKS, key, tasks_metadata(report.tasks), report.tasks.written)
         if report.generations is not None:
-            self._log(
-                GENERATIONS, key, generations_metadata(report.generations, self._instance), report.generations.written
-            )
+            self._log(GENERATIONS, key, generations_metadata(report.generations), report.generations.written)
         if report.videos is not None:
-            self._log(
-                VIDEOS, key, videos_metadata(report.videos, self._location, self._instance), report.videos.written
-            )
+            self._log(VIDEOS, key, videos_metadata(report.videos), report.videos.written)
 
     def _report_plan(self, report: PartitionReport) -> None:
         key = report.partition.key

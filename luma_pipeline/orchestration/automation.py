@@ -33,6 +33,7 @@ from luma_pipeline.orchestration.decisions import (
     decide_regular,
     decide_revisits,
 )
+from luma_pipeline.orchestration.gallery import GALLERY
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
 from luma_pipeline.orchestration.partitions import folder_of
 
@@ -55,11 +56,12 @@ _COUNT = "luma/partitions"
 _SENSOR_SECONDS = 60
 
 
-def build_job(instance: Instance = UNNAMED) -> UnresolvedAssetJobDefinition:
-    """The job that the schedule and the sensor run: all three assets over their partitions."""
+def build_job(instance: Instance = UNNAMED, *, gallery: bool = False) -> UnresolvedAssetJobDefinition:
+    """The job that the schedule and the sensor run: all three assets over their partitions, and the gallery if any."""
+    names = (*_ASSETS, GALLERY) if gallery else _ASSETS
     return dg.define_asset_job(
         instance.job_name,
-        selection=dg.AssetSelection.assets(*(instance.asset_key(name) for name in _ASSETS)),
+        selection=dg.AssetSelection.assets(*(instance.asset_key(name) for name in names)),
         description="Read task IDs, ask the provider, copy finished videos.",
     )
 
