@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ class World:
             for task_id, submitted_at in tasks:
                 connection.exec_driver_sql("INSERT INTO generations VALUES (?, ?)", (task_id, submitted_at))
                 if known and task_id:
-                    self.provider.add(Generation(task_id, urls=self.cdn.publish(task_id), **generation))
+                    self.provider.add(replace(Generation(task_id).published(self.cdn), **generation))
         engine.dispose()
 
     def component(self, **settings: Any) -> LumaPipelineComponent:

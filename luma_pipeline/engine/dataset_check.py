@@ -164,7 +164,7 @@ class _Check:
             generations = (
                 None if is_judged[GENERATIONS] else judge_generations(files[GENERATIONS], files[TASKS], self._plan.spec)
             )
-            videos = None if is_judged[VIDEOS] else judge_videos(files[VIDEOS])
+            videos = None if is_judged[VIDEOS] else judge_videos(files[VIDEOS], files[GENERATIONS], self._plan.spec)
             verdicts[key] = self._judge_of(key).put(generations, videos)
 
         sets = {name: frozenset(keys) for name, keys in not_judged.items()}

@@ -20,7 +20,7 @@ __all__ = ["NO_FACTS", "FactsReader", "MediaFacts"]
 
 _HEAD_BYTES = 256 * 1024
 _BOXED = {MP4, MOV, AVIF}
-_UNREADABLE = (struct.error, ValueError, IndexError, OverflowError, ZeroDivisionError)
+_UNREADABLE = (struct.error, ValueError, LookupError, OverflowError, ZeroDivisionError)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The index of an MP4 or QuickTime file: what its `moov` and `moof` boxes say of the first enabled video track.
 
 Boxes are described in ISO/IEC 14496-12. Whoever made the file may have written anything: functions here raise
-struct.error, ValueError or IndexError for it, and look at a bounded number of boxes.
+struct.error, ValueError or LookupError for it, and look at a bounded number of boxes.
 """
 
 from __future__ import annotations
@@ -126,7 +126,7 @@ def read_movie(moov: memoryview) -> Movie | None:
     for track in islice((payload for kind, payload in inside if kind == b"trak"), _MOST_TRACKS):
         try:
             is_enabled, movie = _read_track(track, _first(inside))
-        except (struct.error, ValueError, IndexError):
+        except (struct.error, ValueError, LookupError):
             continue
         if movie is not None and is_enabled:
             return movie

