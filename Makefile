@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test lint types check lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill clean
+.PHONY: demo dev sandbox test lint types check docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -28,6 +28,20 @@ types: $(READY)
 	$(BIN)/mypy
 
 check: lint types test
+
+# The site, into build/docs; it fails on a warning.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# What the docs have from the code: tables, and pictures of the sandbox in the UI (needs chromium).
+docs-tables: $(READY)
+	$(BIN)/python docs/tables.py
+
+docs-pictures: $(READY)
+	$(BIN)/python -m tests.docs.pictures
 
 # The lower bounds of pyproject.toml, each installed and tested.
 test-lowest:
