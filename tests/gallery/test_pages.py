@@ -79,7 +79,7 @@ def test_a_hostile_prompt_stays_text(scene: Scene) -> None:
 
 def test_hostile_task_ids_errors_and_states_stay_text(scene: Scene) -> None:
     bad = '"><script>alert(1)</script>'
-    tasks = [
+    tasks: list[dict[str, object]] = [
         {"task_id": f"{bad}1", "state": "failed", "failure_reason": bad},
         {"task_id": f"{bad}2", "outcome": "request_failed", "state": None, "error_message": bad},
         {"task_id": f"{bad}3", "state": bad},
