@@ -103,15 +103,26 @@ def test_a_partition_that_fails_does_not_stop_the_others(world: World) -> None:
     assert "materialize luma_videos of 2024-12-26 first" in failure(result)
 
 
-def test_a_blocking_check_that_fails_skips_the_gallery(world: World) -> None:
+@pytest.mark.parametrize("passed", [True, False])
+def test_a_blocking_check_that_fails_skips_the_gallery(world: World, passed: bool) -> None:
     world.submit(("a", f"{DAY} 10:00:00"))
-    assert run(world, DAY).success
-    world.store.client().delete_object(Bucket=world.bucket, Key="a/video.mp4")
-    result = run(world, DAY)
-    assert not result.success
-    events = materialized(world, result.run_id)
-    assert ("luma_videos", DAY) in events
-    assert (GALLERY, DAY) not in events
+    assert run(world, DAY, only=["luma_tasks", "luma_generations", "luma_videos"]).success
+    own = world.component().definitions()
+    partitions = dg.DailyPartitionsDefinition(DAY, end_offset=1)
+
+    @dg.asset(
+        partitions_def=partitions,
+        check_specs=[dg.AssetCheckSpec("whole", asset="luma_videos", blocking=True)],
+        backfill_policy=dg.BackfillPolicy.multi_run(50),
+    )
+    def luma_videos() -> dg.MaterializeResult[Any]:
+        return dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=passed)])
+
+    gallery = build_gallery(Instance(), partitions, GallerySettings(enabled=True))
+    defs = dg.Definitions(assets=[luma_videos, gallery], resources=own.resources)
+    result = run(world, DAY, defs=defs)
+    assert result.success is passed
+    assert ((GALLERY, DAY) in materialized(world, result.run_id)) is passed
 
 
 def test_a_dry_run_writes_no_page(world: World) -> None:
