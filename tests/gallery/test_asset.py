@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -110,13 +111,13 @@ def test_a_blocking_check_that_fails_skips_the_gallery(world: World, passed: boo
     own = world.component().definitions()
     partitions = dg.DailyPartitionsDefinition(DAY, end_offset=1)
 
-    @dg.asset(
-        partitions_def=partitions,
+    @dg.multi_asset(
+        specs=[dg.AssetSpec("luma_videos", partitions_def=partitions)],
         check_specs=[dg.AssetCheckSpec("whole", asset="luma_videos", blocking=True)],
         backfill_policy=dg.BackfillPolicy.multi_run(50),
     )
-    def luma_videos() -> dg.MaterializeResult[Any]:
-        return dg.MaterializeResult(check_results=[dg.AssetCheckResult(passed=passed)])
+    def luma_videos() -> Iterator[dg.MaterializeResult[Any]]:
+        yield dg.MaterializeResult("luma_videos", check_results=[dg.AssetCheckResult(passed=passed)])
 
     gallery = build_gallery(Instance(), partitions, GallerySettings(enabled=True))
     defs = dg.Definitions(assets=[luma_videos, gallery], resources=own.resources)
