@@ -148,7 +148,7 @@ class LumaRun:
                 self.dataset.url,
                 self.settings.policies,
             )
-            work = _AssetRun(self, f"s3://{self.bucket.bucket}/{self.bucket.prefix}")
+            work = _AssetRun(self)
             run = PipelineRun(engine, _options(self.config), datasets=frozenset(selected), on_progress=work.tell)
             failures = work.do(run)
             yield from work.checks.evaluations(context.selected_asset_check_keys)
@@ -161,13 +161,12 @@ class LumaRun:
 class _AssetRun:
     """A run of the asset: what the engine does is logged as Dagster's events."""
 
-    def __init__(self, run: LumaRun, location: str) -> None:
+    def __init__(self, run: LumaRun) -> None:
         self._context = run.context
         self._settings = run.settings
         self._instance = run.instance
         self._partitions = run.partitions
         self._last = run.instance.asset_key(run.selected[-1])
-        self._location = location
         self.checks = RunChecks(run.settings.thresholds, run.instance)
 
     def do(self, engine: PipelineRun) -> Mapping[str, Exception]:
@@ -202,13 +201,9 @@ class _AssetRun:
         if report.tasks is not None:
             self._log(TASKS, key, tasks_metadata(report.tasks), report.tasks.written)
         if report.generations is not None:
-            self._log(
-                GENERATIONS, key, generations_metadata(report.generations, self._instance), report.generations.written
-            )
+            self._log(GENERATIONS, key, generations_metadata(report.generations), report.generations.written)
         if report.videos is not None:
-            self._log(
-                VIDEOS, key, videos_metadata(report.videos, self._location, self._instance), report.videos.written
-            )
+            self._log(VIDEOS, key, videos_metadata(report.videos), report.videos.written)
 
     def _report_plan(self, report: PartitionReport) -> None:
         key = report.partition.key
