@@ -11,6 +11,7 @@ from luma_pipeline.dataset.errors import (
 )
 from luma_pipeline.dataset.marks import Marks
 from luma_pipeline.dataset.partition_file import ROW_GROUP_ROWS, PartitionFile, PartitionReader, Written
+from luma_pipeline.dataset.verdicts import GenerationsVerdict, StoredVerdicts, Verdict, Verdicts, VideosVerdict
 
 __all__ = [
     "ROW_GROUP_ROWS",
@@ -20,11 +21,16 @@ __all__ = [
     "DatasetError",
     "DatasetSettingsError",
     "DatasetUnavailableError",
+    "GenerationsVerdict",
     "Marks",
     "PartitionFile",
     "PartitionReader",
     "Shard",
     "StaleVersionError",
+    "StoredVerdicts",
     "UnreadableFileError",
+    "Verdict",
+    "Verdicts",
+    "VideosVerdict",
     "Written",
 ]

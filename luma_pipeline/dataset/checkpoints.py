@@ -48,9 +48,10 @@ class Checkpoints:
     and S3 both give. The name of each shard holds the run's own name, so no two runs write the same one.
     """
 
-    def __init__(self, storage: Storage, folder: str) -> None:
+    def __init__(self, storage: Storage, folder: str, *, is_empty: bool = False) -> None:
         self._storage = storage
         self._folder = folder
+        self._is_empty = is_empty
         self._run = uuid.uuid4().hex
         self._saved = 0
 
@@ -59,6 +60,7 @@ class Checkpoints:
         kind = "run" if refresh_since is None else f"refresh-{(refresh_since - _EPOCH) // _MICROSECOND}"
         path = f"{self._folder}/{kind}-{self._run}-{self._saved:06}.parquet"
         self._saved += 1
+        self._is_empty = False
         sink = pa.BufferOutputStream()
         pq.write_table(table, sink, compression="zstd")
         self._storage.write(path, sink.getvalue().to_pybytes())
@@ -66,7 +68,8 @@ class Checkpoints:
 
     def shards(self, newer_than: datetime) -> list[Shard]:
         """The shards of all runs that were written after `newer_than` (aware), oldest first."""
-        listed = self._storage.list(self._folder)
+        listed = [] if self._is_empty else self._storage.list(self._folder)
+        self._is_empty = not listed
         files = [file for file in listed if file.name.endswith(".parquet") and file.modified_at > newer_than]
         return [
             Shard(file.path, _refresh_since(file.name)) for file in sorted(files, key=lambda file: file.modified_at)
@@ -80,7 +83,7 @@ class Checkpoints:
             UnreadableFileError: It is damaged.
         """
         try:
-            source, _ = self._storage.open(path)
+            source = self._storage.open(path).source
         except FileNotFoundError as error:
             raise StaleVersionError(f"the checkpoint {path} has been removed by another run") from error
         with readable(path), source:
@@ -89,6 +92,8 @@ class Checkpoints:
 
     def remove(self, paths: Iterable[str]) -> None:
         """Remove shards whose rows have become part of the dataset, and any that are older than a day."""
+        if self._is_empty:
+            return
         oldest = datetime.now(UTC) - _OLDEST
         listed = self._storage.list(self._folder)
         for path in {file.path for file in listed if file.modified_at < oldest}.union(paths):

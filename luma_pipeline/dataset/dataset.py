@@ -14,6 +14,7 @@ from luma_pipeline.dataset.marks import Marks
 from luma_pipeline.dataset.partition_file import PartitionFile
 from luma_pipeline.dataset.s3_storage import S3Storage
 from luma_pipeline.dataset.storage import PARTITION_FILE, Storage
+from luma_pipeline.dataset.verdicts import Verdicts
 
 __all__ = ["SWEEP_AFTER_SECONDS", "Dataset"]
 
@@ -44,13 +45,25 @@ class Dataset:
         parts = (self._storage.root, dataset, folder, PARTITION_FILE)
         return PartitionFile(self._storage, "/".join(part for part in parts if part))
 
-    def checkpoints(self, dataset: str, folder: str) -> Checkpoints:
-        """The unfinished answers of one partition."""
-        return Checkpoints(self._storage, f"{self._storage.root}/_checkpoints/{dataset}/{folder}")
+    def checkpoints(self, dataset: str, folder: str, *, is_empty: bool = False) -> Checkpoints:
+        """The unfinished answers of one partition; `is_empty` if it is known that there were none a while ago."""
+        return Checkpoints(self._storage, f"{self._storage.root}/_checkpoints/{dataset}/{folder}", is_empty=is_empty)
+
+    def checkpointed(self, dataset: str) -> frozenset[str]:
+        """The folders of a dataset that have checkpoints, by one listing."""
+        return frozenset(self._storage.folders(f"{self._storage.root}/_checkpoints/{dataset}"))
 
     def marks(self, name: str) -> Marks:
         """A set of marks, such as those of partitions with open tasks."""
         return Marks(self._storage, f"{self._storage.root}/_{name}")
+
+    def verdicts(self) -> Verdicts:
+        """The verdicts on the partitions."""
+        return Verdicts(self._storage, f"{self._storage.root}/_verdicts")
+
+    def folders(self, dataset: str) -> set[str]:
+        """The folders of the partitions of a dataset that have been written."""
+        return set(self._storage.folders(f"{self._storage.root}/{dataset}", PARTITION_FILE))
 
     def check(self) -> None:
         """Raise DatasetError unless files can be listed and written under the root. Leaves nothing behind."""

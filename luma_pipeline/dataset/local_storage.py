@@ -9,7 +9,7 @@ import os
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from itertools import islice
@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 _MOST_SWEPT_ENTRIES = 200_000
 """Files and folders that one sweep reads, which takes about a second."""
+_MOST_REMOVALS = 100
+"""Times that a folder is made again for one file."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
@@ -46,26 +48,33 @@ class LocalStorage:
         self.root = root
         self._url = url
 
-    def list(self, folder: str) -> list[StoredFile]:
+    def list(self, folder: str, prefix: str = "") -> list[StoredFile]:
         """See `Storage.list`. Names that begin with a dot are left out."""
         found = []
         with self._explained(), contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
             for entry in entries:
                 with contextlib.suppress(FileNotFoundError):  # another run has just removed it
-                    if not entry.name.startswith(".") and entry.is_file():
+                    if entry.name.startswith(prefix) and not entry.name.startswith(".") and entry.is_file():
                         modified_at = datetime.fromtimestamp(entry.stat().st_mtime, UTC)
                         found.append(StoredFile(entry.path, entry.name, modified_at))
         return found
+
+    def folders(self, folder: str, holding: str | None = None) -> Sequence[str]:
+        """See `Storage.folders`."""
+        with self._explained(), contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:
+            is_held = [(entry, holding is None or os.path.exists(f"{entry.path}/{holding}")) for entry in entries]
+            return [entry.name for entry, is_there in is_held if is_there and entry.is_dir()]
+        return []
 
     def open(self, path: str, *, whole: bool = False) -> OpenedFile:  # noqa: ARG002
         """See `Storage.open`. A file that is open stays as it is when another run replaces it."""
         try:
             # Before pyarrow 25, an OSFile has no working fileno().
             while True:
-                version = _version(os.stat(path))
+                found = os.stat(path)
                 source = pa.OSFile(path)
-                if _version(os.stat(path)) == version:
-                    return OpenedFile(source, version)
+                if _version(os.stat(path)) == _version(found):
+                    return OpenedFile(source, _version(found), found.st_size)
                 source.close()
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(path) from None
@@ -184,14 +193,13 @@ class LocalStorage:
 
 
 def _created(path: Path) -> IO[bytes]:
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
+    for _ in range(_MOST_REMOVALS):
+        # Another run may remove the folder, which is empty, before the file is in it.
+        with contextlib.suppress(FileNotFoundError, FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("wb")
-        except FileNotFoundError:
-            if not path.parent.is_dir():
-                continue  # another run has just removed the folder, which was empty
-            raise
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path.open("wb")
 
 
 def _version(found: os.stat_result) -> str:

@@ -1,4 +1,4 @@
-"""The dataset's room: the one Parquet file of a partition, which is replaced whole."""
+"""The dataset's room: the one Parquet file of a partition, which is replaced whole, and only by other rows."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ class Written:
     digest: str
 
 
+_DIGEST = b"luma_pipeline.digest"
+_VERSION = b"luma_pipeline.schema_version"
+
+
 class PartitionFile:
     """The one Parquet file of a partition."""
 
@@ -64,11 +68,13 @@ class PartitionFile:
             UnreadableFileError: The file is no Parquet file, is cut, or may not be read.
         """
         try:
-            source, version = self._storage.open(self._path, whole=whole)
+            opened = self._storage.open(self._path, whole=whole)
         except FileNotFoundError:
             return PartitionReader(self, None, "")
         with readable(self._path):
-            return PartitionReader(self, pq.ParquetFile(source, pre_buffer=True), version)
+            return PartitionReader(
+                self, pq.ParquetFile(opened.source, pre_buffer=True), opened.version, opened.size_bytes
+            )
 
     def row_count(self) -> int:
         """How many rows there are; 0 if the partition has not been written."""
@@ -122,15 +128,21 @@ class PartitionFile:
         A reader, or a kill at any instant, sees the old file or the new one. On S3 the file is written to a local
         temporary file first and sent in one go.
         """
-        schema = schema.with_metadata(
-            {"luma_pipeline.schema_version": str(SCHEMA_VERSION), "luma_pipeline.version": __version__}
-        )
+        schema = schema.with_metadata({_VERSION: str(SCHEMA_VERSION), "luma_pipeline.version": __version__})
 
         def write(file: IO[bytes]) -> Written:
             rows, digest = _write(file, schema, tables, digest_columns)
             return Written(rows, file.tell(), self._path, digest)
 
         return self._storage.replace(self._path, write, over)
+
+    def replace_unless_same(self, table: pa.Table) -> Written:
+        """Write one table as `replace` does, with a digest of all columns, unless the file has these rows already."""
+        with self.open() as reader:
+            found = reader.written(table.schema)
+        if found is not None and found.digest == _digest_of(table):
+            return found
+        return self.replace(table.schema, [table], table.schema.names)
 
     def _require(self, version: str | None, found: str | None = None) -> None:
         if version is not None and (self.version() if found is None else found) != version:
@@ -144,10 +156,11 @@ class PartitionReader:
     raises StaleVersionError.
     """
 
-    def __init__(self, of: PartitionFile, file: pq.ParquetFile | None, version: str) -> None:
+    def __init__(self, of: PartitionFile, file: pq.ParquetFile | None, version: str, size_bytes: int = 0) -> None:
         self._of = of
         self._path = of.path
         self._file = file
+        self._size_bytes = size_bytes
         self.version = version
         """The file's version; empty where there is no file."""
 
@@ -168,6 +181,16 @@ class PartitionReader:
     def rows(self) -> int:
         """How many rows there are."""
         return 0 if self._file is None else int(self._file.metadata.num_rows)
+
+    def written(self, schema: pa.Schema) -> Written | None:
+        """What `replace` returned for this file; None where writing the same rows with `schema` makes another file."""
+        if self._file is None or not self._file.schema_arrow.equals(schema):
+            return None
+        metadata = self._file.metadata.metadata or {}
+        digest = metadata.get(_DIGEST)
+        if digest is None or metadata.get(_VERSION) != str(SCHEMA_VERSION).encode():
+            return None
+        return Written(self.rows, self._size_bytes, self._path, digest.decode())
 
     @property
     def row_group_lengths(self) -> list[int]:
@@ -256,7 +279,14 @@ def _write(
         if not groups:
             # pyarrow 18 and 19 cannot read a file that has no row group at all.
             writer.write_table(schema.empty_table())
+        writer.add_key_value_metadata({_DIGEST: digest.hexdigest()})
     return rows, digest.hexdigest()
+
+
+def _digest_of(table: pa.Table) -> str:
+    digest = hashlib.sha256()
+    _update(digest, table)
+    return digest.hexdigest()
 
 
 def _with_statistics(schema: pa.Schema) -> list[str]:

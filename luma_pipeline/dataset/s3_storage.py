@@ -6,7 +6,7 @@ import io
 import logging
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO, TypeVar
@@ -52,6 +52,7 @@ _LARGEST_PUT_BYTES = 16 * 1024 * 1024
 _TAIL_BYTES = 256 * 1024
 """What is read first: the footer, and the whole of most files."""
 _READ_ATTEMPTS = 3
+_NO_SUCH_RANGE = 416
 _PROBE = "_write-probe"
 _OURS = re.compile(
     rf"(?:luma_[^/]+/(?:.+/)?{re.escape(PARTITION_FILE)}|_checkpoints/.+/{SHARD_NAME.pattern}"
@@ -84,30 +85,56 @@ class S3Storage:
         self._store = ObjectStore(client, bucket, permissions=_PERMISSIONS, setting=_SETTING)
         self._breaker = RequestBreaker(client, grace_seconds=_GRACE_SECONDS, abort_seconds=_ABORT_SECONDS)
 
-    def list(self, folder: str) -> list[StoredFile]:
+    def list(self, folder: str, prefix: str = "") -> list[StoredFile]:
         """See `Storage.list`."""
-        prefix = self._key(folder) + "/"
+        inside = self._key(folder) + "/"
         with self._explained():
             return [
                 StoredFile(f"{self._bucket}/{listed.key}", name, listed.modified_at or datetime.now(UTC))
-                for listed in self._store.list_all(prefix)
-                if (name := listed.key[len(prefix) :]) and "/" not in name
+                for listed in self._store.list_all(inside + prefix)
+                if (name := listed.key[len(inside) :]) and "/" not in name
             ]
+
+    def folders(self, folder: str, holding: str | None = None) -> Sequence[str]:
+        """See `Storage.folders`."""
+        inside = self._key(folder) + "/"
+        with self._explained():
+            parts = (listed.key[len(inside) :].partition("/") for listed in self._store.list_all(inside))
+            return [*dict.fromkeys(name for name, _, file in parts if file and file == (holding or file))]
 
     def open(self, path: str, *, whole: bool = False) -> OpenedFile:
         """See `Storage.open`. An object of up to 256 KiB is read whole; of a larger one only what is asked for."""
-        head = self._head(path)
-        if head is None:
-            raise FileNotFoundError(path)
-        if whole and head.size_bytes > _TAIL_BYTES:
-            return OpenedFile(pa.PythonFile(self._fetched(head.key), mode="r"), _version(head))
-        return OpenedFile(pa.PythonFile(_RemoteFile(self, head), mode="r"), _version(head))
+        while True:
+            head, end = self._end(path)
+            file: IO[bytes] | _RemoteFile = _RemoteFile(self, head, end)
+            if whole and head.size_bytes > len(end):
+                try:
+                    file = self._fetched(head)
+                except StaleVersionError:
+                    continue
+            return OpenedFile(pa.PythonFile(file, mode="r"), _version(head), head.size_bytes)
+
+    def _end(self, path: str) -> tuple[ObjectHead, bytes]:
+        """What the store says of an object, and its last bytes, in one request."""
+        try:
+            return self._tried(lambda: self._store.get_end(self._key(path), _TAIL_BYTES))
+        except S3Error as error:
+            # One that is not there may be denied. An empty object has no last bytes, and rclone no more than there are.
+            is_denied = isinstance(error, S3DeniedError)
+            head = self._head(path) if is_denied or error.status == _NO_SUCH_RANGE else None
+            if head is None and is_denied:
+                raise FileNotFoundError(path) from None
+            if head is None or is_denied:
+                with self._explained():
+                    raise
+            start = max(0, head.size_bytes - _TAIL_BYTES)
+            return head, self.read_range(head, start, head.size_bytes) if head.size_bytes else b""
 
     def read_range(self, head: ObjectHead, start: int, end: int) -> bytes:
         """The bytes from `start` up to `end` of an object as it was when its head was read."""
         try:
             with self._explained():
-                found = self._read(head, start, end)
+                found = self._tried(lambda: self._store.get(head.key, start=start, end=end, etag=head.etag))
         except FileNotFoundError as error:
             raise StaleVersionError(f"{self._bucket}/{head.key} has been removed by another run") from error
         except ObjectExistsError as error:
@@ -115,29 +142,31 @@ class S3Storage:
         # A store without ranges sends the whole object.
         return found if len(found) == end - start else found[start:end]
 
-    def _fetched(self, key: str) -> IO[bytes]:
-        """An object as it is now, in a temporary file."""
+    def _fetched(self, head: ObjectHead) -> IO[bytes]:
+        """An object as it was when its head was read, in a temporary file."""
         for attempt in range(1, _READ_ATTEMPTS + 1):
             with self._on_local_disk():
                 file = tempfile.TemporaryFile()  # noqa: SIM115  (closed when it is collected)
             try:
                 with self._explained():
-                    for chunk in self._store.chunks(key):
+                    for chunk in self._store.chunks(head.key, etag=head.etag):
                         with self._on_local_disk():
                             file.write(chunk)
             except DatasetUnavailableError:
                 if attempt == _READ_ATTEMPTS:
                     raise
+            except ObjectExistsError as error:
+                raise StaleVersionError(f"{self._bucket}/{head.key} has been replaced by another run") from error
             else:
                 file.seek(0)
                 return file
         raise AssertionError("unreachable")
 
-    def _read(self, head: ObjectHead, start: int, end: int) -> bytes:
+    def _tried(self, read: Callable[[], T]) -> T:
         """boto3 tries a request again, but not the reading of its body."""
         for attempt in range(1, _READ_ATTEMPTS + 1):
             try:
-                return self._store.get(head.key, start=start, end=end, etag=head.etag)
+                return read()
             except S3RequestError:
                 if attempt == _READ_ATTEMPTS:
                     raise
@@ -284,12 +313,12 @@ def _version(head: ObjectHead) -> str:
 class _RemoteFile(io.RawIOBase):
     """An object as a file that can be read from anywhere. Its end is read first and kept."""
 
-    def __init__(self, storage: S3Storage, head: ObjectHead) -> None:
+    def __init__(self, storage: S3Storage, head: ObjectHead, tail: bytes) -> None:
         self._storage = storage
         self._head = head
         self._position = 0
-        self._tail_start = max(0, head.size_bytes - _TAIL_BYTES)
-        self._tail = self._read_range(self._tail_start, head.size_bytes)
+        self._tail_start = head.size_bytes - len(tail)
+        self._tail = tail
 
     def readable(self) -> bool:
         return True

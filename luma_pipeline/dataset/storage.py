@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import IO, NamedTuple, Protocol, TypeVar
@@ -47,6 +47,7 @@ class OpenedFile(NamedTuple):
 
     source: pa.NativeFile
     version: str
+    size_bytes: int
 
 
 class Storage(Protocol):
@@ -60,8 +61,11 @@ class Storage(Protocol):
     def root(self) -> str:
         """The path that every other begins with; no slash at its end."""
 
-    def list(self, folder: str) -> list[StoredFile]:
-        """The files directly in a folder; none where there is no such folder."""
+    def list(self, folder: str, prefix: str = "") -> list[StoredFile]:
+        """The files directly in a folder whose names begin with `prefix`; none where there is no such folder."""
+
+    def folders(self, folder: str, holding: str | None = None) -> Sequence[str]:
+        """The names of the folders in a folder; with `holding` of those that have a file of that name."""
 
     def open(self, path: str, *, whole: bool = False) -> OpenedFile:
         """Open a file for reading. `whole` reads all of it now, so that no later reading meets another version."""

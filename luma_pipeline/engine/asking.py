@@ -20,6 +20,7 @@ from luma_pipeline.dataset import (
     Shard,
     StaleVersionError,
     UnreadableFileError,
+    Written,
 )
 from luma_pipeline.dataset.rows import Positions
 from luma_pipeline.engine.answers import Answers
@@ -27,6 +28,7 @@ from luma_pipeline.engine.best_rows import BestRows
 from luma_pipeline.engine.candidates import FAILED, NO_ROW, STATE_COLUMNS, Candidates, Part, Tasks, candidates_of
 from luma_pipeline.engine.hand_over import HandOver, OnAnswer
 from luma_pipeline.engine.policy import GiveUpPolicy
+from luma_pipeline.engine.report import COUNTED_COLUMNS, GenerationsReport, preview_columns
 from luma_pipeline.luma import LumaClient, ProviderSpec
 
 __all__ = ["AskPlan", "ResolvePolicy", "StoredRows", "ask", "plan_asking"]
@@ -53,13 +55,21 @@ class ResolvePolicy:
 
 
 class StoredRows:
-    """The rows of a partition's file, to be used in a `with` block. They are read again only when it was replaced."""
+    """The rows of a partition's file, to be used in a `with` block. The report counts them as they are read."""
 
-    def __init__(self, file: PartitionFile, tasks: Tasks, spec: ProviderSpec, give_up: GiveUpPolicy) -> None:
+    def __init__(
+        self,
+        file: PartitionFile,
+        tasks: Tasks,
+        spec: ProviderSpec,
+        give_up: GiveUpPolicy,
+        report: GenerationsReport | None = None,
+    ) -> None:
         self._file = file
         self._tasks = tasks
         self._schema = spec.schema
         self._give_up = give_up
+        self._report = report or GenerationsReport()
         self._reader: PartitionReader | None = None
         self._candidates: list[Candidates] = []
 
@@ -82,24 +92,36 @@ class StoredRows:
         """How many rows have no task."""
         return sum(candidates.strangers for candidates in self._candidates)
 
-    def candidates(self) -> list[Candidates]:
-        """The rows of the file as it is now."""
-        while self._reader is None or self._file.version() != self._reader.version:
-            if self._reader is not None:
-                self._reader.close()
+    def candidates(self, *, is_as_now: bool = False) -> list[Candidates]:
+        """The rows of the file as it was when it was read, or with `is_as_now` as it is now."""
+        if is_as_now and self._reader is not None and self._file.version() != self._reader.version:
+            self.forget()
+        while self._reader is None:
             self._reader = self._file.open()
             try:
                 self._candidates = list(candidates_of(self._parts(self._reader), self._tasks, self._give_up))
             except StaleVersionError as error:
                 _log.info("%s; its rows are read again", error)
-                self._reader.close()
-                self._reader = None
-            else:
-                break
+                self.forget()
         return self._candidates
 
+    def forget(self) -> None:
+        """Have the file read again."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+    def written(self) -> Written | None:
+        """What the report says of the file that is kept; None where the same rows are to be written."""
+        written = None if self._reader is None else self._reader.written(self._schema)
+        if written is not None and written.rows and self._reader is not None:
+            self._report.show_first(self._reader.row_group(0, preview_columns(self._schema), self._schema))
+        return written
+
     def _parts(self, reader: PartitionReader) -> Iterator[Part]:
-        for number, states in enumerate(reader.batches(STATE_COLUMNS, self._schema)):
+        self._report.count_from_start()
+        for number, states in enumerate(reader.batches(COUNTED_COLUMNS, self._schema)):
+            self._report.count_rows(states, self._give_up)
             yield states, partial(reader.row_group, number, schema=self._schema), None
 
 

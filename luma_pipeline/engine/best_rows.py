@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,12 @@ class BestRows:
         found = np.full(len(best), missing, dtype=np.int64)
         found[best >= 0] = self._joined(column)[best[best >= 0]]
         return found
+
+    def are_all_of(self, candidates: Sequence[Candidates]) -> bool:
+        """Whether the best rows are all rows of the first `candidates`, in their order and with the source's times."""
+        count = sum(len(some.index) for some in candidates)
+        is_timely = all(some.is_timely for some in candidates)
+        return is_timely and np.array_equal(self._chosen(), np.arange(count))
 
     def is_of_shard(self) -> npt.NDArray[np.bool_]:
         """For each task whether its best row is of another run's checkpoint."""

@@ -50,7 +50,8 @@ class Candidates:
     """What decides about some rows, 18 bytes each, and how to load all of them whole.
 
     `index` is each row's task as its index in the partition, -1 for a row without a task. `path` is that of the
-    checkpoint which the rows are loaded from, if they are; `shard` is another run's.
+    checkpoint which the rows are loaded from, if they are; `shard` is another run's. `is_timely` says that the rows of
+    tasks have the times of the source.
     """
 
     index: Positions
@@ -60,6 +61,7 @@ class Candidates:
     load: Callable[[], pa.Table]
     path: str | None = None
     shard: Shard | None = None
+    is_timely: bool = False
 
     @classmethod
     def of(
@@ -71,6 +73,7 @@ class Candidates:
         *,
         shard: Shard | None = None,
         is_own: bool = False,
+        is_timely: bool = False,
     ) -> Candidates:
         """The candidates of a table with STATE_COLUMNS. A failed request of this run's own is news of its task."""
         rank = np.full(len(states), ANSWERED, dtype=np.int8)
@@ -79,7 +82,7 @@ class Candidates:
         rank[_numpy(_has_final_state(states))] = FINAL
         polled_at = _numpy(states["polled_at"].cast(pa.int64()))
         final = _numpy(is_final(states, give_up))
-        return cls(index, rank, polled_at, final, load, shard.path if shard is not None else None, shard)
+        return cls(index, rank, polled_at, final, load, shard.path if shard is not None else None, shard, is_timely)
 
     @property
     def strangers(self) -> int:
@@ -94,7 +97,9 @@ def candidates_of(parts: Iterable[Part], tasks: Tasks, give_up: GiveUpPolicy) ->
         index = _numpy(pc.fill_null(pc.index_in(ids, value_set=tasks.ids), -1)).astype(np.int64)
         ends = np.cumsum([len(states) for states, _, _ in batch])[:-1]
         for (states, load, shard), of_part in zip(batch, np.split(index, ends), strict=True):
-            yield Candidates.of(states, of_part, load, give_up, shard=shard)
+            times = pc.take(tasks.submitted_at, pa.array(of_part, mask=of_part < 0))
+            is_timely = bool(pc.all(pc.equal(states["submitted_at"], times)).as_py())
+            yield Candidates.of(states, of_part, load, give_up, shard=shard, is_timely=is_timely)
 
 
 def is_final(table: pa.Table, give_up: GiveUpPolicy) -> pa.ChunkedArray:

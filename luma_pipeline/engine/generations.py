@@ -27,6 +27,7 @@ from luma_pipeline.engine.candidates import STATE_COLUMNS, Candidates, Tasks
 from luma_pipeline.engine.hand_over import OnAnswer
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.report import GenerationsReport
+from luma_pipeline.engine.verdict import Judge
 from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.luma import LumaClient, Outcome, ProviderSpec, TaskResult, to_table
 
@@ -56,13 +57,16 @@ def resolve_generations(
     client: LumaClient,
     policy: ResolvePolicy,
     on_answer: OnAnswer | None = None,
+    judge: Judge | None = None,
 ) -> GenerationsReport:
     """Ask for the tasks that are not final and replace the partition's file with one row for every task.
 
     `tasks` has distinct `task_id` and `submitted_at`; the rows are written in its order, with the columns of the
-    client's `spec`. `on_answer` is called with
-    each new answer and its task's time, one after the other, in a thread of its own: it may wait. What stops the run
-    (`LumaError`, or what `on_answer` raises) passes through, after the answers so far are kept as checkpoints.
+    client's `spec`. `on_answer` is called with each new answer and its task's time, one after the other, in a thread of
+    its own: it may wait. `judge` puts the verdict on the rows. What stops the run (`LumaError`, or what `on_answer`
+    raises) passes through, after the answers so far are kept as checkpoints.
+
+    Nothing is written where every task keeps its row.
 
     Several runs may be at work on one partition: if another replaces the file while this one asks or writes, the file
     is read again, and none of its rows that is better than this run's is lost.
@@ -75,11 +79,11 @@ def resolve_generations(
     refuse_to_empty(tasks, file, policy)
     partition = Tasks.of(tasks)
     spec = client.spec
-    with StoredRows(file, partition, spec, policy.give_up) as stored:
+    report = GenerationsReport()
+    with StoredRows(file, partition, spec, policy.give_up, report) as stored:
         plan = plan_asking(partition, stored, checkpoints, spec, policy)
-        report = GenerationsReport(
-            kept=plan.kept, resumed=plan.resumed, unreadable_checkpoints=plan.unreadable_checkpoints
-        )
+        report.kept, report.resumed = plan.kept, plan.resumed
+        report.unreadable_checkpoints = plan.unreadable_checkpoints
         to_ask = plan.to_ask
         with Answers(checkpoints, report, spec, policy.give_up, policy.save_seconds, plan.refresh_since) as answers:
             while report.written is None:
@@ -87,12 +91,16 @@ def resolve_generations(
                 try:
                     choice = _choose(partition, stored, checkpoints, plan, answers, spec, policy.give_up)
                     to_ask = choice.lost
-                    if not len(to_ask):
+                    if not len(to_ask) and choice.rows.are_all_of(stored.candidates()):
+                        report.written = stored.written()
+                    if not len(to_ask) and report.written is None:
                         rows = report.counted(choice.rows.tables(), partition, policy.give_up)
+                        rows = rows if judge is None else judge.on_generations(rows, report)
                         report.written = file.replace(spec.schema, rows, _DIGEST_COLUMNS, stored.version)
                         report.dropped = stored.dropped
                 except StaleVersionError as error:
                     to_ask = plan.to_ask[:0]
+                    stored.forget()
                     _log.info("%s; the partition is read again", error)
     checkpoints.remove([*choice.taken_up, *plan.ended, *answers.paths])
     report.seconds = time.monotonic() - started
@@ -153,7 +161,8 @@ def _choose(
     """
     others = [*plan.shards, *answers.candidates()]
     there = _still_there(others, checkpoints)
-    rows = BestRows(tasks, [*stored.candidates(), *there])
+    # Another run that has removed a checkpoint has replaced the file before.
+    rows = BestRows(tasks, [*stored.candidates(is_as_now=bool(others)), *there])
     missing = rows.missing()
     is_left_out = plan.is_left_out[missing]
     for refusals in _refusals(tasks, missing[is_left_out], spec, give_up):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -11,7 +12,7 @@ from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
-from luma_pipeline.dataset import Dataset, DatasetError
+from luma_pipeline.dataset import Checkpoints, Dataset, DatasetError
 from luma_pipeline.engine.generations import (
     GenerationsReport,
     ResolvePolicy,
@@ -20,6 +21,7 @@ from luma_pipeline.engine.generations import (
     tasks_to_ask,
 )
 from luma_pipeline.engine.tasks import TasksReport, read_tasks
+from luma_pipeline.engine.verdict import Judge
 from luma_pipeline.engine.videos import ManifestPolicy, PartitionVideos, VideosReport, artifacts_to_copy
 from luma_pipeline.engine.windows import folder_of_window, frequency_of, key_of_window
 from luma_pipeline.luma import LumaClient, TaskResult
@@ -117,7 +119,8 @@ class PartitionWork:
     """What a run does with each of its partitions. Thread-safe: partitions are worked on side by side.
 
     A part that is None was not selected: what it would have made is read from the datasets. `late_rows` is how long
-    after a window's end rows of it may still be committed to the source table.
+    after a window's end rows of it may still be committed to the source table. `checkpointed` are the folders that had
+    checkpoints when the run began; None if that is not known.
     """
 
     dataset: Dataset
@@ -128,14 +131,20 @@ class PartitionWork:
     manifest: ManifestPolicy
     late_rows: timedelta = timedelta(minutes=15)
     progress: WorkProgress | None = None
+    checkpointed: AbstractSet[str] | None = None
 
     def do(self, partition: Partition) -> PartitionReport:
         """Read, ask, copy and write one partition."""
         read_at = datetime.now(UTC)
-        with ExitStack() as stack:
-            return self._do(partition, read_at, stack)
+        judge = Judge(self.dataset.verdicts(), mark_of(partition.key), self.manifest.spec)
+        try:
+            with ExitStack() as stack:
+                return self._do(partition, read_at, judge, stack)
+        except BaseException:
+            judge.take_back()
+            raise
 
-    def _do(self, partition: Partition, read_at: datetime, stack: ExitStack) -> PartitionReport:
+    def _do(self, partition: Partition, read_at: datetime, judge: Judge, stack: ExitStack) -> PartitionReport:
         tasks, tasks_report = self._tasks(partition)
         generations_file = self.dataset.partition(GENERATIONS, partition.folder)
         videos = self._videos(partition)
@@ -148,15 +157,19 @@ class PartitionWork:
             generations = resolve_generations(
                 tasks,
                 generations_file,
-                self.dataset.checkpoints(GENERATIONS, partition.folder),
+                self._checkpoints(partition),
                 self.client,
                 self._policy(tasks_report),
                 self._on_answer(len(tasks), videos),
+                judge,
             )
-            faults = generations.row_faults
+            judge.settle()
+            faults = str(generations.row_faults)
         if videos is not None:
-            self._require(GENERATIONS, partition)
-            videos_report = videos.finish(generations_file)
+            if generations is None:
+                self._require(GENERATIONS, partition)
+            videos_report = videos.finish(generations_file, judge)
+            judge.settle()
         self._mark(partition, read_at, generations, videos_report)
         return PartitionReport(partition, tasks_report, generations, videos_report, faults)
 
@@ -179,12 +192,13 @@ class PartitionWork:
         tasks: pa.Table | None = None
         tasks_report = to_ask = to_copy = None
         if self.source is not None:
-            tasks, tasks_report = read_tasks(self.source, partition.start, partition.end, None)
+            tasks, tasks_report = read_tasks(self.source, partition.start, partition.end)
             self._refuse_to_empty(tasks, tasks_report, partition)
         if self.client is not None:
             stored = tasks if tasks is not None else self._stored_tasks(partition)
-            checkpoints = self.dataset.checkpoints(GENERATIONS, partition.folder)
-            to_ask = tasks_to_ask(stored, generations_file, checkpoints, self.client.spec, self.resolve)
+            to_ask = tasks_to_ask(
+                stored, generations_file, self._checkpoints(partition), self.client.spec, self.resolve
+            )
         if self.copier is not None:
             manifest_file = self.dataset.partition(VIDEOS, partition.folder)
             is_asked_again = self.client is not None and self.resolve.refresh
@@ -195,10 +209,13 @@ class PartitionWork:
         if self.source is None:
             return None, None
         file = self.dataset.partition(TASKS, partition.folder)
-        table, report = read_tasks(self.source, partition.start, partition.end, None)
+        table, report = read_tasks(self.source, partition.start, partition.end)
         self._refuse_to_empty(table, report, partition)
-        written = file.replace(table.schema, [table], table.schema.names)
-        return table, replace(report, written=written)
+        return table, replace(report, written=file.replace_unless_same(table))
+
+    def _checkpoints(self, partition: Partition) -> Checkpoints:
+        folders, folder = self.checkpointed, partition.folder
+        return self.dataset.checkpoints(GENERATIONS, folder, is_empty=folders is not None and folder not in folders)
 
     def _refuse_to_empty(self, tasks: pa.Table, report: TasksReport, partition: Partition) -> None:
         for dataset in (TASKS, GENERATIONS):

@@ -251,6 +251,7 @@ class PipelineRun:
             ),
             late_rows=timedelta(seconds=policies.late_rows_seconds),
             progress=self._counter,
+            checkpointed=dataset.checkpointed(GENERATIONS),
         )
 
     def _open_client(self) -> LumaClient:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from luma_pipeline.dataset import PartitionFile, Written
+from luma_pipeline.dataset import Written
 from luma_pipeline.source.table import SourceTable
 
 __all__ = ["TasksReport", "read_tasks"]
@@ -31,13 +31,10 @@ class TasksReport:
     written: Written | None
 
 
-def read_tasks(
-    source: SourceTable, start: datetime, end: datetime, file: PartitionFile | None
-) -> tuple[pa.Table, TasksReport]:
-    """The tasks first submitted in [start, end), written to `file` if one is given."""
+def read_tasks(source: SourceTable, start: datetime, end: datetime) -> tuple[pa.Table, TasksReport]:
+    """The tasks first submitted in [start, end)."""
     found = source.read(start, end)
     table = found.table
-    written = file.replace(table.schema, [table], table.schema.names) if file is not None else None
     report = TasksReport(
         tasks=len(table),
         source_rows=found.source_rows,
@@ -47,6 +44,6 @@ def read_tasks(
         unreadable_values=found.unreadable_values,
         unreadable_times=found.unreadable_times,
         preview=table.slice(0, _PREVIEW_ROWS).to_pylist(),
-        written=written,
+        written=None,
     )
     return table, report

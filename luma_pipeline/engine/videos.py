@@ -35,6 +35,8 @@ from luma_pipeline.engine.earlier_videos import (
     ManifestPolicy,
     is_of_bucket,
 )
+from luma_pipeline.engine.verdict import Judge
+from luma_pipeline.engine.video_answers import Said, VideoAnswers, answer_columns, differing_rows, said_of, shown
 from luma_pipeline.luma import ProviderSpec, State, TaskResult
 from luma_pipeline.luma.links import (
     LinkLookup,
@@ -53,12 +55,16 @@ _NO_FETCH = "about:blank"
 """The link of what may be found and is not fetched: it is refused before anybody is asked, also for a better one."""
 _DIGEST_COLUMNS = ("task_id", "artifact", "key", "sha256", "error_code")
 _FIRST_FAILURES = 20
+_FIRST_DIFFERING = 10
 _FAILURE_COLUMNS = ("task_id", "artifact", "status", "error_code", "error_message")
 
 
 @dataclass
 class VideosReport:
-    """The numbers of one partition. Times are seconds."""
+    """The numbers of one partition. Times are seconds.
+
+    `differing` counts all rows whose video is not what the provider's answer says; the first of them are shown.
+    """
 
     statuses: Counter[str] = field(default_factory=Counter)
     rows: int = 0
@@ -68,6 +74,8 @@ class VideosReport:
     seconds: float = 0.0
     open_artifacts: int = 0
     first_failures: list[dict[str, str]] = field(default_factory=list)
+    differing: int = 0
+    first_differing: list[dict[str, str]] = field(default_factory=list)
     to_check: list[tuple[str, int]] = field(default_factory=list, repr=False)
     """Keys and sizes in bytes, by the manifest, of objects picked at random."""
     written: Written | None = None
@@ -85,6 +93,13 @@ class VideosReport:
         for row in failures.slice(0, _FIRST_FAILURES - len(self.first_failures)).to_pylist():
             self.first_failures.append({name: value or "" for name, value in row.items()})
 
+    def count_differing(self, table: pa.Table, said: Said) -> None:
+        """Take in rows of tasks that are completed, beside what their answers say, in the shape (rows, 3)."""
+        found = differing_rows(table, said)
+        self.differing += len(found)
+        left = _FIRST_DIFFERING - len(self.first_differing)
+        self.first_differing += [shown(row) for row in found.slice(0, left).to_pylist()]
+
 
 class _Begun(NamedTuple):
     """What is to be known of a copy when it ends. One that is not fetched only finds what is in the bucket."""
@@ -92,6 +107,13 @@ class _Begun(NamedTuple):
     number: int
     is_old: bool
     is_fetched: bool
+
+
+class _Group(NamedTuple):
+    """Some completed tasks: what was decided of their artifacts, and what the answers say of these."""
+
+    decision: CopyDecision
+    said: Said
 
 
 class PartitionVideos:
@@ -137,33 +159,37 @@ class PartitionVideos:
             request = self._request(result.task_id, artifact, links_of_generation(result.generation), earlier)
             self._begin(request, is_old=is_old)
 
-    def finish(self, generations: PartitionFile) -> VideosReport:
-        """Copy what is not begun yet, wait for all of it, and replace the manifest.
+    def finish(self, generations: PartitionFile, judge: Judge | None = None) -> VideosReport:
+        """Copy what is not begun yet, wait for all of it, and replace the manifest. `judge` puts the verdict on it.
 
         Raises:
             BucketError: The bucket cannot be used any more.
         """
-        decisions = self._copy_rest(generations)
+        groups = self._copy_rest(generations)
         while self._under_way:
             self._take(*self._done.get())
         report = self._report
-        report.open_artifacts += sum(decision.open_others for decision in decisions)
-        report.written = self._file.replace(VIDEOS_SCHEMA, self._rows(decisions), _DIGEST_COLUMNS)
+        report.open_artifacts += sum(group.decision.open_others for group in groups)
+        rows = self._rows(groups, generations)
+        if judge is not None:
+            rows = judge.on_videos(rows, report)
+        report.written = self._file.replace(VIDEOS_SCHEMA, rows, _DIGEST_COLUMNS)
         report.rows = report.written.rows
         report.seconds = time.monotonic() - self._started
         return report
 
     # -- copying ----------------------------------------------------------------------------------------------------
 
-    def _copy_rest(self, generations: PartitionFile) -> list[CopyDecision]:
+    def _copy_rest(self, generations: PartitionFile) -> list[_Group]:
         """Begin what is not begun; returns what was decided, in the order of the generations."""
-        spec = self._policy.spec
+        spec, artifacts = self._policy.spec, self._policy.artifacts
+        columns = dict.fromkeys([*link_columns(artifacts, spec.artifacts), *answer_columns(artifacts, spec)])
         while True:
             self._earlier.identities.forget()
             self._begun.forget()
-            groups = _completed(generations, spec, link_columns(self._policy.artifacts, spec.artifacts))
+            groups = _completed(generations, spec, list(columns))
             try:
-                return [self._copy_group(group) for group in groups]
+                return [_Group(self._copy_group(group), said_of(group, artifacts, spec)) for group in groups]
             except StaleVersionError as error:
                 _log.info("%s; it is read again", error)
 
@@ -223,16 +249,21 @@ class PartitionVideos:
 
     # -- the manifest -----------------------------------------------------------------------------------------------
 
-    def _rows(self, decisions: Sequence[CopyDecision]) -> Iterator[pa.Table]:
+    def _rows(self, groups: Sequence[_Group], generations: PartitionFile) -> Iterator[pa.Table]:
         """The rows in the order of the generations, then those that are kept of others, in their order before."""
         to_check = _Sample(self._policy.most_checked)
-        for decision in decisions:
-            table = self._rows_of(decision)
+        for group in groups:
+            table = self._rows_of(group.decision)
             self._report.count_rows(table)
+            self._report.count_differing(table, group.said.reshape(-1, group.said.shape[-1]))
             yield self._counted(table, to_check)
-        kept = self._earlier.to_keep(decisions)
+        kept = self._earlier.to_keep(group.decision for group in groups)
+        answers = VideoAnswers.read(generations, self._policy.spec) if len(kept) else None
         for start in range(0, len(kept), ROW_GROUP_ROWS):
-            yield self._counted(self._earlier.take(kept[start : start + ROW_GROUP_ROWS]), to_check)
+            table = self._earlier.take(kept[start : start + ROW_GROUP_ROWS])
+            if answers is not None:
+                self._report.count_differing(table, answers.of(table))
+            yield self._counted(table, to_check)
         self._report.to_check = to_check.picked
 
     def _rows_of(self, decision: CopyDecision) -> pa.Table:
@@ -299,7 +330,8 @@ def _completed(generations: PartitionFile, spec: ProviderSpec, columns: Sequence
 
 
 def _row(result: CopyResult) -> dict[str, Any]:
-    row = {name: getattr(result, name) for name in VIDEOS_SCHEMA.names}
+    facts = result.facts
+    row = {name: getattr(facts if hasattr(facts, name) else result, name) for name in VIDEOS_SCHEMA.names}
     row["artifact"], row["status"] = result.artifact.value, result.status.value
     return row
 

@@ -7,7 +7,7 @@ which other partitions fail, keeps them.
 
 # No postponed annotations in this module: Dagster reads those of the op's function as types.
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,6 +22,7 @@ from luma_pipeline.engine.videos import artifacts_from
 from luma_pipeline.orchestration.checks import RunChecks, Thresholds, check_specs
 from luma_pipeline.orchestration.earlier_tries import done_before
 from luma_pipeline.orchestration.endings import PartitionsFailedError, cancelled_when_interrupted, retried_once
+from luma_pipeline.orchestration.instance import UNNAMED, Instance
 from luma_pipeline.orchestration.metadata import generations_metadata, tasks_metadata, videos_metadata
 from luma_pipeline.orchestration.partitions import folder_of
 from luma_pipeline.orchestration.resources.bucket import VideoBucket
@@ -30,17 +31,18 @@ from luma_pipeline.orchestration.resources.provider import LumaProvider
 from luma_pipeline.orchestration.resources.source import LumaSource
 from luma_pipeline.orchestration.run_config import LumaRunConfig
 
-__all__ = ["OP_NAME", "POOL", "PipelineSettings", "build_pipeline"]
-
-OP_NAME = "luma_pipeline"
-POOL = "luma_api"
-"""The concurrency pool: a limit of one slot keeps two runs from sharing the provider's limit unknowingly."""
+__all__ = ["Event", "Execute", "LumaRun", "PipelineSettings", "build_pipeline"]
 
 _ORDER = (TASKS, GENERATIONS, VIDEOS)
 
 _ALREADY_LOGGED = {"__source_asset_observation__": True}
 """Metadata of an output for which Dagster emits no event of its own: its partitions' materializations have been
 logged. Undocumented; tests/test_upstream_characterization.py tells when a release changes it."""
+
+
+Event = dg.MaterializeResult[Any] | dg.AssetCheckEvaluation
+Execute = Callable[[dg.AssetExecutionContext, "LumaRun"], Iterable[Event]]
+"""A function in the place of `LumaRun.execute`, given the run."""
 
 
 @dataclass(frozen=True)
@@ -55,67 +57,119 @@ class PipelineSettings:
 
 
 def build_pipeline(
-    specs: Sequence[dg.AssetSpec], partitions: dg.PartitionsDefinition[str], settings: PipelineSettings
+    specs: Mapping[str, dg.AssetSpec],
+    partitions: dg.PartitionsDefinition[str],
+    settings: PipelineSettings,
+    instance: Instance = UNNAMED,
+    execute: Execute | None = None,
 ) -> dg.AssetsDefinition:
-    """The one op behind luma_tasks, luma_generations and luma_videos, any of which may be selected."""
+    """The one op behind luma_tasks, luma_generations and luma_videos, any of which may be selected.
+
+    `specs` are those of `asset_specs`, and `instance` has their keys (`Instance.with_keys`). `execute` takes the place
+    of `LumaRun.execute`, to do something before, after or with its events.
+    """
+    resource_keys = {instance.source_key, instance.provider_key, instance.dataset_key, instance.bucket_key}
 
     # No retry policy: Dagster takes Terminate for a failure of an op that has one, and begins the op again.
     @dg.multi_asset(
-        name=OP_NAME,
-        specs=specs,
-        check_specs=check_specs(),
+        name=instance.op_name,
+        specs=list(specs.values()),
+        check_specs=check_specs(instance),
         can_subset=True,
-        pool=POOL,
+        pool=instance.pool,
+        required_resource_keys=resource_keys,
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=settings.partitions_per_run),
     )
-    def luma_pipeline(
-        context: dg.AssetExecutionContext,
-        config: LumaRunConfig,
-        luma_source: LumaSource,
-        luma_provider: LumaProvider,
-        luma_dataset: LumaDataset,
-        luma_bucket: VideoBucket,
-    ) -> Iterator[dg.MaterializeResult[Any] | dg.AssetCheckEvaluation]:
-        selected = [name for name in _ORDER if dg.AssetKey(name) in context.selected_asset_keys]
+    def luma_pipeline(context: dg.AssetExecutionContext, config: LumaRunConfig) -> Iterator[Event]:
+        run = LumaRun(context, config, partitions, settings, instance)
+        yield from run.execute() if execute is None else execute(context, run)
+
+    return luma_pipeline
+
+
+@dataclass(frozen=True)
+class LumaRun:
+    """One run of the op: its resources and its options, and the work itself."""
+
+    context: dg.AssetExecutionContext
+    config: LumaRunConfig
+    partitions: dg.PartitionsDefinition[str]
+    settings: PipelineSettings
+    instance: Instance
+
+    @property
+    def source(self) -> LumaSource:
+        """The source table."""
+        found: LumaSource = getattr(self.context.resources, self.instance.source_key)
+        return found
+
+    @property
+    def provider(self) -> LumaProvider:
+        """The provider."""
+        found: LumaProvider = getattr(self.context.resources, self.instance.provider_key)
+        return found
+
+    @property
+    def bucket(self) -> VideoBucket:
+        """The bucket of the videos."""
+        found: VideoBucket = getattr(self.context.resources, self.instance.bucket_key)
+        return found
+
+    @property
+    def dataset(self) -> LumaDataset:
+        """The root of the datasets."""
+        found: LumaDataset = getattr(self.context.resources, self.instance.dataset_key)
+        return found
+
+    @property
+    def selected(self) -> list[str]:
+        """The plain names of the assets that are to be made, in the order of the data."""
+        return [name for name in _ORDER if self.instance.asset_key(name) in self.context.selected_asset_keys]
+
+    def execute(self) -> Iterator[Event]:
+        """Work on the run's partitions. The partitions' materializations are logged at once, and not among the events.
+
+        Raises:
+            dg.Failure: The run, or some of its partitions, failed.
+            dg.RetryRequested: The same, and a second try may help.
+        """
+        context, selected = self.context, self.selected
         if not selected:
             raise dg.Failure(
                 description="the checks are evaluated in the run that makes their asset: materialize it for the "
                 "partitions to be checked; what is final and copied costs no request to the provider",
                 allow_retries=False,
             )
-        with cancelled_when_interrupted(context), retried_once(context, settings.retry_delay_seconds):
+        with cancelled_when_interrupted(context), retried_once(context, self.settings.retry_delay_seconds):
             engine = EngineSettings(
-                luma_source.open(), luma_provider.config(), luma_bucket.config(), luma_dataset.url, settings.policies
+                self.source.open(),
+                self.provider.config(),
+                self.bucket.config(),
+                self.dataset.url,
+                self.settings.policies,
             )
-            work = _AssetRun(context, settings, selected, f"s3://{luma_bucket.bucket}/{luma_bucket.prefix}")
-            run = PipelineRun(engine, _options(config), datasets=frozenset(selected), on_progress=work.tell)
-            failures = work.do(run, partitions)
+            work = _AssetRun(self)
+            run = PipelineRun(engine, _options(self.config), datasets=frozenset(selected), on_progress=work.tell)
+            failures = work.do(run)
             yield from work.checks.evaluations(context.selected_asset_check_keys)
             if failures:
                 raise PartitionsFailedError(failures, len(context.partition_keys))
         for name in selected:
-            yield dg.MaterializeResult(asset_key=name, metadata=_ALREADY_LOGGED)
-
-    return luma_pipeline
+            yield dg.MaterializeResult(asset_key=self.instance.asset_key(name), metadata=_ALREADY_LOGGED)
 
 
 class _AssetRun:
     """A run of the asset: what the engine does is logged as Dagster's events."""
 
-    def __init__(
-        self,
-        context: dg.AssetExecutionContext,
-        settings: PipelineSettings,
-        selected: Sequence[str],
-        location: str,
-    ) -> None:
-        self._context = context
-        self._settings = settings
-        self._last = selected[-1]
-        self._location = location
-        self.checks = RunChecks(settings.thresholds)
+    def __init__(self, run: LumaRun) -> None:
+        self._context = run.context
+        self._settings = run.settings
+        self._instance = run.instance
+        self._partitions = run.partitions
+        self._last = run.instance.asset_key(run.selected[-1])
+        self.checks = RunChecks(run.settings.thresholds, run.instance)
 
-    def do(self, engine: PipelineRun, partitions: dg.PartitionsDefinition[str]) -> Mapping[str, Exception]:
+    def do(self, engine: PipelineRun) -> Mapping[str, Exception]:
         """Work on the partitions that no earlier try has done; returns why partitions failed, by key."""
         context = self._context
         with engine:
@@ -125,13 +179,13 @@ class _AssetRun:
                 )
             done, evaluated = done_before(context, self._last)
             self.checks.resume(evaluated)
-            left = [_partition(partitions, key) for key in context.partition_keys if key not in done]
+            left = [_partition(self._partitions, key) for key in context.partition_keys if key not in done]
             failures = engine.do(left, self._report)
             for key, error in failures.items():
                 context.log.error(f"partition {key} failed", exc_info=error)
             if not engine.is_dry_run:
                 self.checks.look_up(engine.stored_sizes, self._settings.policies.objects_checked)
-        _tag(context, engine.progress, len(failures))
+        _tag(context, self._instance, engine.progress, len(failures))
         return failures
 
     def tell(self, progress: Progress) -> None:
@@ -149,7 +203,7 @@ class _AssetRun:
         if report.generations is not None:
             self._log(GENERATIONS, key, generations_metadata(report.generations), report.generations.written)
         if report.videos is not None:
-            self._log(VIDEOS, key, videos_metadata(report.videos, self._location), report.videos.written)
+            self._log(VIDEOS, key, videos_metadata(report.videos), report.videos.written)
 
     def _report_plan(self, report: PartitionReport) -> None:
         key = report.partition.key
@@ -159,12 +213,14 @@ class _AssetRun:
         )
         for asset, name, count in ((GENERATIONS, "would_ask", report.to_ask), (VIDEOS, "would_copy", report.to_copy)):
             if count is not None:
-                self._context.log_event(dg.AssetObservation(asset, partition=key, metadata={name: count}))
+                asset_key = self._instance.asset_key(asset)
+                self._context.log_event(dg.AssetObservation(asset_key, partition=key, metadata={name: count}))
 
     def _log(self, asset: str, key: str, metadata: Mapping[str, Any], written: Written | None) -> None:
         # Of the version tags only the data's: a code version would need the inputs' tags beside it.
         tags = {"dagster/data_version": written.digest} if written is not None else None
-        self._context.log_event(dg.AssetMaterialization(asset, partition=key, metadata=metadata, tags=tags))
+        asset_key = self._instance.asset_key(asset)
+        self._context.log_event(dg.AssetMaterialization(asset_key, partition=key, metadata=metadata, tags=tags))
 
 
 def _options(config: LumaRunConfig) -> RunOptions:
@@ -179,17 +235,17 @@ def _options(config: LumaRunConfig) -> RunOptions:
     )
 
 
-def _tag(context: dg.AssetExecutionContext, progress: Progress, failed: int) -> None:
+def _tag(context: dg.AssetExecutionContext, instance: Instance, progress: Progress, failed: int) -> None:
     """Put the run's numbers into its tags, added to those of earlier tries: the list of runs is filtered by them."""
     run = context.instance.get_run_by_id(context.run_id)
     earlier = run.tags if run is not None and context.retry_number else {}
     counts = {
-        "luma/partitions_done": progress.partitions_done,
-        "luma/tasks_asked": progress.asked,
-        "luma/copied": progress.copied,
+        instance.tag("partitions_done"): progress.partitions_done,
+        instance.tag("tasks_asked"): progress.asked,
+        instance.tag("copied"): progress.copied,
     }
     tags = {name: str(count + int(earlier.get(name, 0))) for name, count in counts.items()}
-    context.instance.add_run_tags(context.run_id, {**tags, "luma/partitions_failed": str(failed)})
+    context.instance.add_run_tags(context.run_id, {**tags, instance.tag("partitions_failed"): str(failed)})
 
 
 def _partition(definition: dg.PartitionsDefinition[str], key: str) -> Partition:

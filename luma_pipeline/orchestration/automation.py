@@ -33,16 +33,13 @@ from luma_pipeline.orchestration.decisions import (
     decide_regular,
     decide_revisits,
 )
+from luma_pipeline.orchestration.gallery import GALLERY
+from luma_pipeline.orchestration.instance import UNNAMED, Instance
 from luma_pipeline.orchestration.partitions import folder_of
-from luma_pipeline.orchestration.resources.dataset import LumaDataset
 
-__all__ = ["JOB_NAME", "SCHEDULE_NAME", "SENSOR_NAME", "RevisitPolicy", "build_job", "build_schedule", "build_sensor"]
+__all__ = ["RevisitPolicy", "build_job", "build_schedule", "build_sensor"]
 
-JOB_NAME = "luma_job"
-SCHEDULE_NAME = "luma_schedule"
-SENSOR_NAME = "luma_open_tasks_sensor"
-
-_ASSETS = frozenset(dg.AssetKey(name) for name in (TASKS, GENERATIONS, VIDEOS))
+_ASSETS = (TASKS, GENERATIONS, VIDEOS)
 _UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
@@ -59,11 +56,12 @@ _COUNT = "luma/partitions"
 _SENSOR_SECONDS = 60
 
 
-def build_job() -> UnresolvedAssetJobDefinition:
-    """The job that the schedule and the sensor run: all three assets over their partitions."""
+def build_job(instance: Instance = UNNAMED, *, gallery: bool = False) -> UnresolvedAssetJobDefinition:
+    """The job that the schedule and the sensor run: all three assets over their partitions, and the gallery if any."""
+    names = (*_ASSETS, GALLERY) if gallery else _ASSETS
     return dg.define_asset_job(
-        JOB_NAME,
-        selection=dg.AssetSelection.assets(TASKS, GENERATIONS, VIDEOS),
+        instance.job_name,
+        selection=dg.AssetSelection.assets(*(instance.asset_key(name) for name in names)),
         description="Read task IDs, ask the provider, copy finished videos.",
     )
 
@@ -76,6 +74,7 @@ def build_schedule(
     *,
     partitions_per_run: int,
     running: bool,
+    instance: Instance = UNNAMED,
 ) -> dg.ScheduleDefinition:
     """The schedule of the open period.
 
@@ -84,24 +83,23 @@ def build_schedule(
     """
 
     @dg.schedule(
-        name=SCHEDULE_NAME,
+        name=instance.schedule_name,
         job=job,
         cron_schedule=cron,
         execution_timezone=partitions.timezone,
+        required_resource_keys={instance.dataset_key},
         default_status=dg.DefaultScheduleStatus.RUNNING if running else dg.DefaultScheduleStatus.STOPPED,
         description="Asks for the tasks of the open period.",
     )
-    def luma_schedule(
-        context: dg.ScheduleEvaluationContext, luma_dataset: LumaDataset
-    ) -> list[dg.RunRequest] | dg.SkipReason:
+    def luma_schedule(context: dg.ScheduleEvaluationContext) -> list[dg.RunRequest] | dg.SkipReason:
         now = context.scheduled_execution_time.astimezone(UTC)
-        dataset = luma_dataset.open()
+        dataset = getattr(context.resources, instance.dataset_key).open()
         state = State(
             partitions,
             _was_read(partitions, dataset),
             partitions_per_run,
             unfinished_marks=_marked(dataset, UNFINISHED_MARKS),
-            busy=_busy_time(_runs_under_way(context.instance), partitions),
+            busy=_busy_time(_runs_under_way(context, instance), partitions),
             policy=policy,
         )
         decision = decide_regular(state, now)
@@ -118,6 +116,7 @@ def build_sensor(
     *,
     partitions_per_run: int,
     running: bool,
+    instance: Instance = UNNAMED,
     clock: Callable[[], datetime] = lambda: datetime.now(UTC),
 ) -> dg.SensorDefinition:
     """The sensor that comes back to closed partitions with tasks or videos still open, or not read to their end.
@@ -126,18 +125,19 @@ def build_sensor(
     """
 
     @dg.sensor(
-        name=SENSOR_NAME,
+        name=instance.sensor_name,
         job=job,
         minimum_interval_seconds=_SENSOR_SECONDS,
+        required_resource_keys={instance.dataset_key},
         default_status=dg.DefaultSensorStatus.RUNNING if running else dg.DefaultSensorStatus.STOPPED,
         description="Asks again, with growing pauses, for tasks of closed periods that were not final.",
     )
-    def luma_open_tasks_sensor(context: dg.SensorEvaluationContext, luma_dataset: LumaDataset) -> dg.SensorResult:
-        runs = _runs_under_way(context.instance)
+    def luma_open_tasks_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+        runs = _runs_under_way(context, instance)
         queued = _queued_by_sensor(runs)
         if queued is not None:  # or a queue that stands still would get one more run with each partition that is due
             return dg.SensorResult(skip_reason=f"run {queued.run_id} for open tasks is still in the queue")
-        dataset = luma_dataset.open()
+        dataset = getattr(context.resources, instance.dataset_key).open()
         state = State(
             partitions,
             _was_read(partitions, dataset),
@@ -161,10 +161,35 @@ def build_sensor(
 # -- what is known ----------------------------------------------------------------------------------------------------
 
 
-def _runs_under_way(instance: dg.DagsterInstance) -> list[dg.DagsterRun]:
-    """The runs under way over our assets, whoever asked for them: a backfill's are of Dagster's own job."""
-    runs = instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY))
-    return [run for run in runs if run.job_name == JOB_NAME or _ASSETS & (run.asset_selection or frozenset())]
+def _runs_under_way(
+    context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext, instance: Instance
+) -> list[dg.DagsterRun]:
+    """The runs under way over our assets, whoever asked for them: a backfill's are of Dagster's own job.
+
+    Another code location may have a job and assets of the same names.
+    """
+    ours = {instance.asset_key(name) for name in _ASSETS}
+    location = _location_of_tick(context)
+    return [
+        run
+        for run in context.instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY))
+        if (run.job_name == instance.job_name or not ours.isdisjoint(run.asset_selection or ()))
+        and (location is None or _location_of_run(run) in (location, None))
+    ]
+
+
+def _location_of_tick(context: dg.ScheduleEvaluationContext | dg.SensorEvaluationContext) -> str | None:
+    """The name of the code location that evaluates; None where Dagster does not tell."""
+    if isinstance(context, dg.SensorEvaluationContext) and context.code_location_origin is not None:
+        return context.code_location_origin.location_name
+    with suppress(dg.DagsterInvariantViolationError):  # a context that was built without a repository
+        loaded = context.repository_def.repository_load_data if context.repository_def is not None else None
+        return loaded.code_location_name if loaded is not None else None
+    return None
+
+
+def _location_of_run(run: dg.DagsterRun) -> str | None:
+    return run.remote_job_origin.location_name if run.remote_job_origin is not None else None
 
 
 def _queued_by_sensor(runs: list[dg.DagsterRun]) -> dg.DagsterRun | None:

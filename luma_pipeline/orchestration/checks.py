@@ -12,6 +12,7 @@ import dagster as dg
 
 from luma_pipeline.engine.partition import GENERATIONS, VIDEOS, PartitionReport
 from luma_pipeline.media import BucketError, CopyStatus
+from luma_pipeline.orchestration.instance import UNNAMED, Instance
 
 __all__ = ["RunChecks", "Thresholds", "check_specs"]
 
@@ -37,35 +38,36 @@ class Thresholds:
     error: float = 0.1
 
 
-def check_specs() -> list[dg.AssetCheckSpec]:
+def check_specs(instance: Instance = UNNAMED) -> list[dg.AssetCheckSpec]:
     """Every check. They are evaluated once a run, over all of its partitions: an event a partition and check would
     cost a wide backfill more than its work."""
+    generations = instance.asset_key(GENERATIONS)
     return [
         dg.AssetCheckSpec(
             ONE_ROW_PER_TASK,
-            asset=GENERATIONS,
+            asset=generations,
             blocking=True,
             description="Every task of a partition has exactly one row, and no row is without its task.",
         ),
-        dg.AssetCheckSpec(FAILED_SHARE, asset=GENERATIONS, description="Not too many generations have failed."),
+        dg.AssetCheckSpec(FAILED_SHARE, asset=generations, description="Not too many generations have failed."),
         dg.AssetCheckSpec(
             NOT_FOUND_SHARE,
-            asset=GENERATIONS,
+            asset=generations,
             description="Not too many tasks are unknown to the provider: a wrong base URL or account shows here.",
         ),
-        dg.AssetCheckSpec(ERROR_SHARE, asset=GENERATIONS, description="Not too many tasks have ended in an error."),
+        dg.AssetCheckSpec(ERROR_SHARE, asset=generations, description="Not too many tasks have ended in an error."),
         dg.AssetCheckSpec(
-            SCHEMA_DRIFT, asset=GENERATIONS, description="The provider's answers have the fields and types of its page."
+            SCHEMA_DRIFT, asset=generations, description="The provider's answers have the fields and types of its page."
         ),
         dg.AssetCheckSpec(
             ANSWERS_MATCH_TASKS,
-            asset=GENERATIONS,
+            asset=generations,
             description="No answer is of another task than the one asked for. Such answers are not final, and nothing "
             "is copied for them. For gateways with IDs of their own set LUMA_VERIFY_TASK_ID to false.",
         ),
         dg.AssetCheckSpec(
             VIDEOS_IN_BUCKET,
-            asset=VIDEOS,
+            asset=instance.asset_key(VIDEOS),
             blocking=True,
             description="Every completed task's artifacts are in the bucket. An object that the manifest has and the "
             "bucket has not stops the assets downstream; one that could not be copied is a warning.",
@@ -78,6 +80,7 @@ class RunChecks:
     """Adds up what the checks need from each partition's report, and from what earlier tries have evaluated."""
 
     thresholds: Thresholds
+    instance: Instance = field(default_factory=Instance)
     _generations: int = 0
     _row_faults: dict[str, str] = field(default_factory=dict)
     _tasks: int = 0
@@ -157,7 +160,7 @@ class RunChecks:
         if not self._generations:
             return
         yield _evaluation(
-            GENERATIONS,
+            self.instance.asset_key(GENERATIONS),
             ONE_ROW_PER_TASK,
             not self._row_faults,
             {"partitions": self._generations, **_shown("faults", self._row_faults)},
@@ -169,9 +172,9 @@ class RunChecks:
             ERROR_SHARE: self.thresholds.error,
         }
         for name in _SHARES:
-            yield _share(name, self._counts[name], self._tasks, limits[name])
+            yield _share(self.instance.asset_key(GENERATIONS), name, self._counts[name], self._tasks, limits[name])
         yield _evaluation(
-            GENERATIONS,
+            self.instance.asset_key(GENERATIONS),
             SCHEMA_DRIFT,
             not self._drift,
             {"fields": len(self._drift), **_shown("drift", dict(self._drift.most_common()))},
@@ -179,7 +182,7 @@ class RunChecks:
 
         examples = dict.fromkeys(self._mismatched_examples, "answered with another task's generation")
         yield _evaluation(
-            GENERATIONS,
+            self.instance.asset_key(GENERATIONS),
             ANSWERS_MATCH_TASKS,
             not self._mismatched,
             {"mismatched": self._mismatched, **_shown("examples", examples)},
@@ -199,7 +202,7 @@ class RunChecks:
         if self._not_looked:
             metadata["not_looked_up"] = self._not_looked
         yield _evaluation(
-            VIDEOS,
+            self.instance.asset_key(VIDEOS),
             VIDEOS_IN_BUCKET,
             not (not_copied or self._gone or self._not_looked),
             metadata,
@@ -208,14 +211,14 @@ class RunChecks:
         )
 
 
-def _share(name: str, count: int, tasks: int, limit: float) -> dg.AssetCheckEvaluation:
+def _share(asset: dg.AssetKey, name: str, count: int, tasks: int, limit: float) -> dg.AssetCheckEvaluation:
     share = count / tasks if tasks else 0.0
     metadata = {"tasks": tasks, "count": count, "share": round(share, 4), "limit": limit}
-    return _evaluation(GENERATIONS, name, share <= limit, metadata)
+    return _evaluation(asset, name, share <= limit, metadata)
 
 
 def _evaluation(
-    asset: str,
+    asset: dg.AssetKey,
     name: str,
     passed: bool,
     metadata: dict[str, Any],
@@ -226,7 +229,7 @@ def _evaluation(
     if severity is None:
         severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
     return dg.AssetCheckEvaluation(
-        asset_key=dg.AssetKey(asset),
+        asset_key=asset,
         check_name=name,
         passed=passed,
         metadata=metadata,

@@ -7,7 +7,9 @@ import dagster as dg
 __all__ = ["done_before"]
 
 
-def done_before(context: dg.AssetExecutionContext, asset: str) -> tuple[set[str], dict[str, dg.AssetCheckEvaluation]]:
+def done_before(
+    context: dg.AssetExecutionContext, asset: dg.AssetKey
+) -> tuple[set[str], dict[str, dg.AssetCheckEvaluation]]:
     """Partitions that earlier tries have reported, and what those evaluated last, by the check's name.
 
     Earlier tries are those of this step, and of the run that is re-executed from failure.
@@ -16,7 +18,7 @@ def done_before(context: dg.AssetExecutionContext, asset: str) -> tuple[set[str]
     done: set[str] = set()
     evaluated: dict[str, dg.AssetCheckEvaluation] = {}
     while run is not None:
-        evaluations = _evaluations(context.instance, run)
+        evaluations = _evaluations(context, run)
         # What a blocking check has stopped is done again, or a second try would pass it by looking at nothing.
         if any(_has_blocked(evaluation) for evaluation in evaluations.values()):
             break
@@ -29,18 +31,21 @@ def done_before(context: dg.AssetExecutionContext, asset: str) -> tuple[set[str]
     return done, evaluated
 
 
-def _reported(instance: dg.DagsterInstance, run: dg.DagsterRun, asset: str) -> set[str]:
+def _reported(instance: dg.DagsterInstance, run: dg.DagsterRun, asset: dg.AssetKey) -> set[str]:
     records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
     events = [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
-    return {event.partition for event in events if event.asset_key == dg.AssetKey(asset) and event.partition}
+    return {event.partition for event in events if event.asset_key == asset and event.partition}
 
 
-def _evaluations(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str, dg.AssetCheckEvaluation]:
-    """The latest evaluation of each check in a run."""
-    records = instance.get_records_for_run(run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION).records
+def _evaluations(context: dg.AssetExecutionContext, run: dg.DagsterRun) -> dict[str, dg.AssetCheckEvaluation]:
+    """The latest evaluation of each of the op's checks in a run, which may be of other assets too."""
+    ours = {spec.key for spec in context.assets_def.check_specs}
+    records = context.instance.get_records_for_run(
+        run.run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+    ).records
     events = [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
     found = [event.asset_check_evaluation_data for event in events]
-    return {evaluation.check_name: evaluation for evaluation in found}
+    return {evaluation.check_name: evaluation for evaluation in found if evaluation.asset_check_key in ours}
 
 
 def _has_blocked(evaluation: dg.AssetCheckEvaluation) -> bool:

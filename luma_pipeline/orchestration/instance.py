@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import dagster as dg
 
-__all__ = ["POOL", "Instance"]
+__all__ = ["POOL", "UNNAMED", "Instance"]
 
 POOL = "luma_api"
 """The concurrency pool of the unnamed instance."""
@@ -20,7 +21,8 @@ class Instance:
     """What one component is called in Dagster. The unnamed instance has the plain names.
 
     `name` begins the names of the op, job, schedule, sensor and resources. `key_prefix` begins the asset keys. `pool`
-    is the concurrency pool of the op; None: the op is in no pool.
+    is the concurrency pool of the op; None: the op is in no pool. `keys` holds the keys of assets that a translation
+    has given another key than prefix and name.
 
     Raises:
         ValueError: The name has other characters than letters, digits and underscores.
@@ -36,6 +38,7 @@ class Instance:
     name: str = ""
     key_prefix: tuple[str, ...] = ()
     pool: str | None = POOL
+    keys: Mapping[str, dg.AssetKey] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.name and not _NAME.fullmatch(self.name):
@@ -43,7 +46,15 @@ class Instance:
 
     def asset_key(self, asset: str) -> dg.AssetKey:
         """The key of an asset with this plain name."""
-        return dg.AssetKey([*self.key_prefix, asset])
+        return self.keys.get(asset) or dg.AssetKey([*self.key_prefix, asset])
+
+    def with_keys(self, specs: Mapping[str, dg.AssetSpec]) -> Instance:
+        """This instance with the keys that the specs have, by the plain name of each asset."""
+        return replace(self, keys={name: spec.key for name, spec in specs.items()})
+
+    def tag(self, plain: str) -> str:
+        """A tag of this instance on a run; a run may be of several instances."""
+        return f"{self.named('luma')}/{plain}"
 
     def named(self, plain: str) -> str:
         """A name of this instance: of an op, a job, a schedule, a sensor or a resource."""
@@ -93,3 +104,7 @@ class Instance:
     def io_manager_key(self) -> str:
         """The IO manager."""
         return self.named("luma_parquet")
+
+
+UNNAMED = Instance()
+"""The instance with the plain names."""

@@ -1,24 +1,32 @@
 """The IO manager: datasets as tables for the assets downstream."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Self
 
 import dagster as dg
 import pandas as pd
 import pyarrow as pa
+from pydantic import Field
 
 from luma_pipeline.dataset import DatasetError
+from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS
 from luma_pipeline.errors import ConfigurationError
+from luma_pipeline.orchestration.instance import Instance
 from luma_pipeline.orchestration.partitions import folder_of
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 
 __all__ = ["LumaParquetIOManager"]
 
+DATASETS = (TASKS, GENERATIONS, VIDEOS)
 _ALLOW_MISSING = "allow_missing_partitions"
 
 
 class OutputError(DatasetError, ConfigurationError):
     """What an asset downstream returned cannot be written; the message says what to return."""
+
+
+class WrongAssetError(DatasetError, ConfigurationError):
+    """An asset is another's, or would lie where a dataset does."""
 
 
 class LumaParquetIOManager(dg.ConfigurableIOManager):
@@ -28,17 +36,31 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
     partitions. A partition that was never written is an error, unless the input's metadata has
     `allow_missing_partitions: True`. An asset downstream that uses this IO manager itself and returns a table is
     written beside the datasets, in the same way; the levels of a named index are its first columns.
+
+    `datasets` has the plain names of the datasets by the keys of their assets. What other assets leave lies below the
+    root by their key.
     """
 
     dataset: dg.ResourceDependency[LumaDataset]
+    datasets: dict[str, str] = Field(
+        default={name: name for name in DATASETS},
+        description="Plain names of the datasets by the keys of their assets.",
+    )
+
+    @classmethod
+    def of(cls, instance: Instance, dataset: LumaDataset) -> Self:
+        """The IO manager of an instance, which has the keys of its assets (`Instance.with_keys`)."""
+        names = {instance.asset_key(name).to_user_string(): name for name in DATASETS}
+        return cls(dataset=dataset, datasets=names)
 
     def load_input(self, context: dg.InputContext) -> Any:
         """The rows of the upstream asset's partitions."""
-        name = "/".join(context.asset_key.path)
+        name = context.asset_key.to_user_string()
+        path = self._path(context.asset_key)
         tables = []
         missing = []
         for folder in _folders(context):
-            file = self.dataset.open().partition(name, folder)
+            file = self.dataset.open().partition(path, folder)
             if file.exists():
                 tables.append(file.read())
             else:
@@ -48,7 +70,7 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
             shown = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
             raise DatasetError(
                 f"{name} has not been written for {shown}: materialize it first, or set {_ALLOW_MISSING} in the "
-                "input's metadata"
+                f"input's metadata{self._hint(context)}"
             )
         table = pa.concat_tables(tables, promote_options="permissive")
         wanted = context.dagster_type.typing_type
@@ -62,7 +84,8 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
         """Write the table that an asset downstream returned; one that returned None has written by itself."""
         if obj is None:
             return
-        name = "/".join(context.asset_key.path)
+        name = context.asset_key.to_user_string()
+        path = self._path(context.asset_key)
         if not isinstance(obj, (pa.Table, pd.DataFrame)):
             hint = " (a Series becomes one by `.reset_index()`)" if isinstance(obj, pd.Series) else ""
             raise OutputError(f"{name} returned {type(obj).__name__}: return a pandas.DataFrame or pyarrow.Table{hint}")
@@ -74,8 +97,29 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
                 f"{name} returned one table for {len(folders)} partitions: give the asset a backfill policy of one "
                 "partition a run, or let it write by itself and return MaterializeResult"
             )
-        written = self.dataset.open().partition(name, folders[0]).replace(table.schema, [table])
-        context.add_output_metadata({"dagster/row_count": written.rows, "path": dg.MetadataValue.path(written.path)})
+        written = self.dataset.open().partition(path, folders[0]).replace(table.schema, [table])
+        rows = "dagster/partition_row_count" if context.has_asset_partitions else "dagster/row_count"
+        context.add_output_metadata({rows: written.rows, "path": dg.MetadataValue.path(written.path)})
+
+    def _path(self, key: dg.AssetKey) -> str:
+        """Where the asset lies below the root. Raises WrongAssetError for a place that is a dataset's."""
+        name = key.to_user_string()
+        if name in self.datasets:
+            return self.datasets[name]
+        if key.path[0] in DATASETS or key.path[0].startswith("_"):
+            raise WrongAssetError(
+                f"{name} is no asset of this IO manager, and its place below {self.dataset.url} is kept for another: "
+                f"the IO manager has {', '.join(self.datasets)}. Read an asset through its own IO manager; give an "
+                "asset that is written by this one another key"
+            )
+        return "/".join(key.path)
+
+    def _hint(self, context: dg.InputContext) -> str:
+        """Where else to look for an asset that is no dataset of ours: it may have another IO manager."""
+        if context.asset_key.to_user_string() in self.datasets or context.upstream_output is None:
+            return ""
+        own = (context.upstream_output.definition_metadata or {}).get("dagster/io_manager_key")
+        return f". It was looked for below {self.dataset.url}; its own IO manager is {own}" if own else ""
 
 
 def _table(frame: pd.DataFrame, name: str, warn: Callable[[str], None]) -> pa.Table:

@@ -134,37 +134,44 @@ class ObjectStore:
             if status_of(error) == 404 and code_of(error) != "NoSuchBucket":
                 return None
             raise self.translated(error, f"looking at {key}") from None
-        return ObjectHead(
-            key=key,
-            size_bytes=answer.get("ContentLength", -1),
-            etag=clean_etag(answer.get("ETag")),
-            content_type=answer.get("ContentType"),
-            modified_at=utc(answer.get("LastModified")),
-            sha256=_whole_sha256(answer.get("ChecksumSHA256")),
-            metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
-        )
+        return _head_of(key, answer, answer.get("ContentLength", -1))
 
     def get(self, key: str, *, start: int | None = None, end: int | None = None, etag: str | None = None) -> bytes:
         """The bytes of an object, or those from `start` up to `end` (exclusive; a negative `start`: the last bytes).
 
         Raises FileNotFoundError when there is no object, ObjectExistsError when its ETag is not `etag` any more.
         """
-        with closing(self._opened(key, start, end, etag)) as body:
+        with closing(self._opened(key, start, end, etag)["Body"]) as body:
             return b"".join(self._read(body, key))
 
-    def chunks(self, key: str) -> Iterator[bytes]:
+    def get_end(self, key: str, most: int) -> tuple[ObjectHead, bytes]:
+        """The object under a key and its last bytes, up to `most` of them; all bytes where the store has no ranges.
+
+        Raises FileNotFoundError when there is no object.
+        """
+        answer = self._opened(key, -most)
+        with closing(answer["Body"]) as body:
+            found = b"".join(self._read(body, key))
+        size = str(answer.get("ContentRange", "")).rpartition("/")[2]
+        return _head_of(key, answer, int(size) if size.isdigit() else len(found)), found
+
+    def chunks(self, key: str, *, etag: str | None = None) -> Iterator[bytes]:
         """The bytes of an object in pieces. Raises as `get`."""
-        with closing(self._opened(key)) as body:
+        with closing(self._opened(key, etag=etag)["Body"]) as body:
             yield from self._read(body, key)
 
-    def _opened(self, key: str, start: int | None = None, end: int | None = None, etag: str | None = None) -> Any:
+    def _opened(
+        self, key: str, start: int | None = None, end: int | None = None, etag: str | None = None
+    ) -> Mapping[str, Any]:
         arguments: dict[str, Any] = {"Bucket": self.bucket, "Key": key}
         if start is not None or end is not None:
             first = 0 if start is None else start
             arguments["Range"] = f"bytes={first}" if first < 0 else f"bytes={first}-{'' if end is None else end - 1}"
         replaced = f"{key} has been replaced"
         try:
-            answer = self.capabilities.attempt(self.client, "get", lambda _: self.client.get_object(**arguments))
+            answer: Mapping[str, Any] = self.capabilities.attempt(
+                self.client, "get", lambda _: self.client.get_object(**arguments)
+            )
             _require_s3(answer)
         except FAULTS as error:
             if status_of(error) == 404 and code_of(error) != "NoSuchBucket":
@@ -176,7 +183,7 @@ class ObjectStore:
         if etag is not None and clean_etag(answer.get("ETag")) not in {None, etag}:
             answer["Body"].close()
             raise ObjectExistsError(replaced)
-        return answer["Body"]
+        return answer
 
     def _read(self, body: Any, key: str) -> Iterator[bytes]:
         try:
@@ -322,6 +329,18 @@ class ObjectStore:
         endpoint = str(self.client.meta.endpoint_url)
         translator = ErrorTranslator(self.bucket, endpoint, permissions=self._permissions, setting=self._setting)
         return translator.translate(error, doing, is_bucket=is_bucket)
+
+
+def _head_of(key: str, answer: Mapping[str, Any], size_bytes: int) -> ObjectHead:
+    return ObjectHead(
+        key=key,
+        size_bytes=size_bytes,
+        etag=clean_etag(answer.get("ETag")),
+        content_type=answer.get("ContentType"),
+        modified_at=utc(answer.get("LastModified")),
+        sha256=_whole_sha256(answer.get("ChecksumSHA256")),
+        metadata={name.lower(): value for name, value in answer.get("Metadata", {}).items()},
+    )
 
 
 def write_conditions(*, only_if_absent: bool, only_if_etag: str | None) -> dict[str, str] | None:

@@ -13,13 +13,15 @@ from typing import Any
 import dagster as dg
 import pytest
 from dagster import TimeWindow, TimeWindowPartitionsDefinition
+from dagster._core.definitions.schedule_definition import ScheduleExecutionData
+from dagster._core.definitions.sensor_definition import SensorExecutionData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.partition import OPEN_MARKS, UNFINISHED_MARKS, mark_of
-from luma_pipeline.orchestration.automation import JOB_NAME, SCHEDULE_NAME, SENSOR_NAME, RevisitPolicy
+from luma_pipeline.orchestration.automation import RevisitPolicy
+from luma_pipeline.orchestration.instance import UNNAMED
 from luma_pipeline.orchestration.partitions import (
     Frequency,
     folder_of,
@@ -28,6 +30,7 @@ from luma_pipeline.orchestration.partitions import (
     window_of,
 )
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
+from tests.settings import component_with
 
 UTC = UTC
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -45,7 +48,7 @@ class Setting:
         start = (datetime.now(UTC) - timedelta(days=1100)).date().isoformat()
         required = dict.fromkeys(("api_token", "source_url", "source_table", "s3_bucket"), "unused")
         values = {**required, "data_url": str(directory), "partitions_start": start, **fields}
-        self.component = LumaPipelineComponent(**values)
+        self.component = component_with(**values)
         self.definitions = self.component.definitions()
         # The contexts take an instance that has a folder.
         self.instance = dg.DagsterInstance.local_temp(tempfile.mkdtemp(dir=directory))
@@ -57,23 +60,25 @@ class Setting:
         at = time.time() - age.total_seconds()
         os.utime(Path(self.component.data_url) / f"_{marks}" / mark_of(key), (at, at))
 
-    def schedule(self, at: datetime) -> Any:
+    def schedule(self, at: datetime) -> ScheduleExecutionData:
+        repository = self.definitions.get_repository_def()
         context = dg.build_schedule_context(
-            instance=self.instance, scheduled_execution_time=at, resources=self.resources
+            instance=self.instance, scheduled_execution_time=at, resources=self.resources, repository_def=repository
         )
         _instances.append(context.instance)
-        return self.definitions.resolve_schedule_def(SCHEDULE_NAME)(context)
+        return repository.get_schedule_def(UNNAMED.schedule_name).evaluate_tick(context)
 
-    def sensor(self, cursor: str | None = None) -> dg.SensorResult:
-        context = dg.build_sensor_context(instance=self.instance, cursor=cursor, resources=self.resources)
+    def sensor(self, cursor: str | None = None) -> SensorExecutionData:
+        repository = self.definitions.get_repository_def()
+        context = dg.build_sensor_context(
+            instance=self.instance, cursor=cursor, resources=self.resources, repository_def=repository
+        )
         _instances.append(context.instance)
-        result = self.definitions.resolve_sensor_def(SENSOR_NAME)(context)
-        assert isinstance(result, dg.SensorResult)
-        return result
+        return repository.get_sensor_def(UNNAMED.sensor_name).evaluate_tick(context)
 
     def under_way(self, tags: dict[str, str]) -> None:
         self.instance.create_run_for_job(
-            self.definitions.resolve_job_def(JOB_NAME), tags=tags, status=dg.DagsterRunStatus.STARTED
+            self.definitions.resolve_job_def(UNNAMED.job_name), tags=tags, status=dg.DagsterRunStatus.STARTED
         )
 
 
@@ -81,37 +86,37 @@ def day(days_ago: int) -> str:
     return (datetime.now(UTC) - timedelta(days=days_ago)).date().isoformat()
 
 
-def spans(result: dg.SensorResult) -> list[tuple[str, ...]]:
+def asked(tick: ScheduleExecutionData) -> list[str | None]:
+    return [request.partition_key for request in tick.run_requests or ()]
+
+
+def spans(result: SensorExecutionData) -> list[tuple[str, ...]]:
     return [tuple(request.tags[tag] for tag in RANGE) for request in result.run_requests or ()]
 
 
 def test_the_schedule_runs_the_open_period(tmp_path: Path) -> None:
-    requests = Setting(tmp_path).schedule(datetime(2025, 3, 4, 12, 10, tzinfo=UTC))
-    assert [request.partition_key for request in requests] == ["2025-03-04"]
+    tick = Setting(tmp_path).schedule(datetime(2025, 3, 4, 12, 10, tzinfo=UTC))
+    assert asked(tick) == ["2025-03-04"]
 
 
 def test_a_tick_does_not_pile_up_on_a_run_under_way(tmp_path: Path) -> None:
     setting = Setting(tmp_path)
     setting.under_way({"dagster/partition": "2025-03-04"})
-    assert isinstance(setting.schedule(datetime(2025, 3, 4, 12, 20, tzinfo=UTC)), dg.SkipReason)
+    tick = setting.schedule(datetime(2025, 3, 4, 12, 20, tzinfo=UTC))
+    assert (asked(tick), tick.skip_message) == ([], "the run for 2025-03-04 is still under way")
 
 
 def test_the_period_that_just_closed_gets_its_last_run(tmp_path: Path) -> None:
     setting = Setting(tmp_path)
     setting.mark("2025-03-03", timedelta(0), UNFINISHED_MARKS)
-    requests = setting.schedule(datetime(2025, 3, 4, 0, 0, tzinfo=UTC))
-    assert [request.partition_key for request in requests] == ["2025-03-03", "2025-03-04"]
+    assert asked(setting.schedule(datetime(2025, 3, 4, 0, 0, tzinfo=UTC))) == ["2025-03-03", "2025-03-04"]
     setting.dataset.marks(UNFINISHED_MARKS).clear("2025-03-03")
-    requests = setting.schedule(datetime(2025, 3, 4, 0, 10, tzinfo=UTC))
-    assert [request.partition_key for request in requests] == ["2025-03-04"]
+    assert asked(setting.schedule(datetime(2025, 3, 4, 0, 10, tzinfo=UTC))) == ["2025-03-04"]
 
 
 def test_the_sensor_says_that_there_is_nothing_to_do(tmp_path: Path) -> None:
     result = Setting(tmp_path).sensor()
-    assert (result.run_requests or [], str(result.skip_reason and result.skip_reason.skip_message)) == (
-        [],
-        "no open tasks",
-    )
+    assert (result.run_requests or [], result.skip_message) == ([], "no open tasks")
 
 
 def test_open_partitions_go_into_few_runs(tmp_path: Path) -> None:
@@ -129,8 +134,8 @@ def test_the_cursor_keeps_a_failed_run_from_being_asked_for_at_once(tmp_path: Pa
     assert list(json.loads(first.cursor or "")) == [day(3)]
     again = setting.sensor(first.cursor)
     assert spans(again) == []
-    assert again.skip_reason is not None
-    assert "1 partitions have open tasks" in str(again.skip_reason.skip_message)
+    assert again.skip_message is not None
+    assert "1 partitions have open tasks" in again.skip_message
 
 
 def test_a_partition_is_given_up_after_its_time(tmp_path: Path) -> None:
@@ -155,8 +160,8 @@ def test_partitions_of_a_run_under_way_are_left_out(tmp_path: Path) -> None:
     assert spans(result) == [(day(9), day(9)), (day(5), day(5))]
     assert list(json.loads(result.cursor or "")) == [day(9), day(5)]
     again = setting.sensor(result.cursor)
-    assert again.skip_reason is not None
-    assert again.skip_reason.skip_message == (
+    assert again.skip_message is not None
+    assert again.skip_message == (
         "2 partitions are due, and runs under way work on them; "
         "2 partitions have open tasks or an open period, none is due yet"
     )
@@ -167,12 +172,16 @@ def test_runs_say_what_they_are_for(tmp_path: Path) -> None:
     for days_ago in (3, 5):
         setting.mark(day(days_ago), timedelta(hours=12))
     [revisit] = setting.sensor().run_requests or ()
-    assert {name: tag for name, tag in revisit.tags.items() if name.startswith("luma/")} == {
+    assert own_tags(revisit) == {
         "luma/trigger": "open_tasks",
         "luma/partitions": "3",  # the day between costs less than a run of its own
     }
-    [regular] = setting.schedule(datetime(2025, 3, 4, 12, 10, tzinfo=UTC))
-    assert regular.tags == {"luma/trigger": "schedule"}
+    [regular] = setting.schedule(datetime(2025, 3, 4, 12, 10, tzinfo=UTC)).run_requests or ()
+    assert own_tags(regular) == {"luma/trigger": "schedule"}
+
+
+def own_tags(request: dg.RunRequest) -> dict[str, str]:
+    return {name: tag for name, tag in request.tags.items() if name.startswith("luma/")}
 
 
 def test_a_thousand_open_partitions_are_few_runs(tmp_path: Path) -> None:

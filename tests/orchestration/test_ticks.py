@@ -18,17 +18,18 @@ import pytest
 from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
-from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.partition import mark_of
-from luma_pipeline.orchestration.automation import JOB_NAME, SCHEDULE_NAME, SENSOR_NAME
+from luma_pipeline.orchestration.instance import UNNAMED
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from luma_pipeline.sandbox.server import Answer, HttpServer, Request
+from tests.settings import component_with
 
 UTC = UTC
 NOON = datetime(2024, 12, 24, 12, tzinfo=UTC)
 ORIGIN = RemoteJobOrigin(
-    RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("luma_pipeline.definitions"), "__repository__"), JOB_NAME
+    RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("luma_pipeline.definitions"), "__repository__"),
+    UNNAMED.job_name,
 )
 _RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
 
@@ -49,7 +50,7 @@ class Clockwork:
 
     def repository(self) -> dg.RepositoryDefinition:
         settings = {"partitions_start": "2024-01-01", **self.settings}
-        return LumaPipelineComponent(data_url=self.root, **settings).definitions().get_repository_def()
+        return component_with(data_url=self.root, **settings).definitions().get_repository_def()
 
     def tick_schedule(self, at: datetime) -> tuple[list[str | None], str | None]:
         """The partitions asked for, or why there are none."""
@@ -69,7 +70,7 @@ class Clockwork:
             resources={"luma_dataset": LumaDataset(url=self.root)},
         )
         _kept.append(context.instance)
-        return repository.get_schedule_def(SCHEDULE_NAME).evaluate_tick(context)
+        return repository.get_schedule_def(UNNAMED.schedule_name).evaluate_tick(context)
 
     def tick_sensor(self) -> tuple[list[tuple[str, str]], str | None]:
         """The ranges asked for, or why there are none."""
@@ -81,7 +82,7 @@ class Clockwork:
             resources={"luma_dataset": LumaDataset(url=self.root)},
         )
         _kept.append(context.instance)
-        data = repository.get_sensor_def(SENSOR_NAME).evaluate_tick(context)
+        data = repository.get_sensor_def(UNNAMED.sensor_name).evaluate_tick(context)
         self.cursor = data.cursor
         return [(request.tags[_RANGE[0]], request.tags[_RANGE[1]]) for request in data.run_requests or ()], (
             data.skip_message
@@ -97,7 +98,7 @@ class Clockwork:
         return set(Dataset(url=self.root).marks(name).listed())
 
     def begin_run(
-        self, status: dg.DagsterRunStatus, *, job: str = JOB_NAME, assets: Sequence[str] = (), **tags: str
+        self, status: dg.DagsterRunStatus, *, job: str = UNNAMED.job_name, assets: Sequence[str] = (), **tags: str
     ) -> None:
         """A run that has come so far; a tag's name has its slash as an underscore."""
         run = dg.DagsterRun(
@@ -283,8 +284,8 @@ def test_schedule_and_sensor_are_on_unless_they_are_switched_off(clockwork: Cloc
         "schedule_cron": "5 * * * *",
         "partitions_timezone": "Asia/Tokyo",
     }
-    schedule = clockwork.repository().get_schedule_def(SCHEDULE_NAME)
-    sensor = clockwork.repository().get_sensor_def(SENSOR_NAME)
+    schedule = clockwork.repository().get_schedule_def(UNNAMED.schedule_name)
+    sensor = clockwork.repository().get_sensor_def(UNNAMED.sensor_name)
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("5 * * * *", "Asia/Tokyo")
     assert {schedule.default_status.value, sensor.default_status.value} == {"RUNNING" if running else "STOPPED"}
 

@@ -1,0 +1,181 @@
+"""The engine: the verdict on a partition, counted from all of its rows as they are written.
+
+The verdict is written before the file that it is on. So a kill at any moment leaves no file without its verdict.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from luma_pipeline.dataset import (
+    DatasetError,
+    GenerationsVerdict,
+    PartitionFile,
+    Verdict,
+    Verdicts,
+    VideosVerdict,
+)
+from luma_pipeline.dataset.verdicts import PartitionVerdict
+from luma_pipeline.engine.candidates import Tasks
+from luma_pipeline.engine.policy import GiveUpPolicy
+from luma_pipeline.engine.report import GenerationsReport
+from luma_pipeline.engine.video_answers import differing_of_file
+from luma_pipeline.luma import Drift, Outcome, ProviderSpec, State, TaskResult, flatten
+from luma_pipeline.luma.responses import read_generation
+from luma_pipeline.media import CopyStatus
+
+if TYPE_CHECKING:
+    from luma_pipeline.engine.videos import VideosReport
+
+__all__ = ["Judge", "drift_in", "generations_verdict", "judge_generations", "judge_videos", "videos_verdict"]
+
+_NEVER = GiveUpPolicy(0.0, datetime.now(UTC), never=True)
+_JUDGED_COLUMNS = ("task_id", "submitted_at", "outcome", "state", "error_code", "raw_response", "polled_at")
+
+
+class Judge:
+    """Puts the verdict on one partition, before the file is written. To be used by one thread at a time.
+
+    `settle` is called when the file has been written, `take_back` when it could not be.
+    """
+
+    def __init__(self, verdicts: Verdicts, mark: str, spec: ProviderSpec) -> None:
+        self._verdicts = verdicts
+        self._mark = mark
+        self._spec = spec
+        self._stored: PartitionVerdict | None = None
+        self._before: Verdict | None = None
+
+    def is_missing(self, *, generations: bool, videos: bool) -> tuple[bool, bool]:
+        """Which of the parts that are asked about have not been judged."""
+        now = self._opened().now
+        return generations and now.generations is None, videos and now.videos is None
+
+    def on_generations(self, rows: Iterable[pa.Table], report: GenerationsReport) -> Iterator[pa.Table]:
+        """The rows that are written, which `report` counts. At their end the verdict on them is put."""
+        before = self._opened().now.generations
+        is_new = not report.kept and not report.resumed
+        # Rows that were kept have drift only if the last verdict says so.
+        is_known = is_new or (before is not None and not before.drifted and not report.resumed)
+        drifted = sum(drift.count for drift in report.drift.values()) if is_known else 0
+        for table in rows:
+            if not is_known:
+                drifted += sum(drift.count for drift in drift_in(table, self._spec))
+            yield table
+        self.put(generations=generations_verdict(report, drifted))
+
+    def on_videos(self, rows: Iterable[pa.Table], report: VideosReport) -> Iterator[pa.Table]:
+        """The rows of a manifest that are written, which `report` counts. At their end the verdict on them is put."""
+        statuses: Counter[str] = Counter()
+        for table in rows:
+            _count(statuses, table["status"])
+            yield table
+        self.put(videos=videos_verdict(statuses, report.differing))
+
+    def put(self, generations: GenerationsVerdict | None = None, videos: VideosVerdict | None = None) -> Verdict:
+        """Replace the parts that are given; the others stay as they are. Returns the verdict."""
+        stored = self._opened()
+        if self._before is None:
+            self._before = stored.now
+        stored.put(Verdict(generations or stored.now.generations, videos or stored.now.videos))
+        return stored.now
+
+    def lose(self, objects: int, seen: VideosVerdict) -> Verdict:
+        """Keep that so many objects of the manifest are not in the bucket. Returns the verdict.
+
+        A verdict that is not as it was `seen` stays: a run has written the manifest since.
+        """
+        now = self._opened().now
+        return self.put(videos=replace(seen, lost=objects)) if now.videos == seen else now
+
+    def settle(self) -> None:
+        """The file that the verdict is on has been written."""
+        self._before = None
+
+    def take_back(self) -> None:
+        """The file was not written: the verdict is again what it was before. A fault is left to the next run."""
+        if self._before is not None:
+            with suppress(DatasetError):
+                self._opened().put(self._before)
+        self._before = None
+
+    def _opened(self) -> PartitionVerdict:
+        if self._stored is None:
+            self._stored = self._verdicts.of(self._mark)
+        return self._stored
+
+
+def generations_verdict(report: GenerationsReport, drifted: int) -> GenerationsVerdict:
+    """The verdict on the rows that `report` has counted. `drifted` values are not as on the provider's page."""
+    outcomes, faults = report.outcomes, report.row_faults
+    return GenerationsVerdict(
+        tasks=sum(outcomes.values()),
+        failed=report.states[State.FAILED.value],
+        not_found=outcomes[Outcome.NOT_FOUND.value],
+        in_error=outcomes[Outcome.INVALID_RESPONSE.value] + outcomes[Outcome.REQUEST_FAILED.value],
+        mismatched=report.mismatched,
+        drifted=drifted,
+        repeated=faults.repeated,
+        missing=faults.missing,
+        without_task=faults.without_task,
+    )
+
+
+def videos_verdict(statuses: Counter[str], differing: int) -> VideosVerdict:
+    """The verdict on the rows of a manifest with these statuses, of which so many are not what the answers say."""
+    return VideosVerdict(
+        in_bucket=statuses[CopyStatus.COPIED.value] + statuses[CopyStatus.ALREADY_PRESENT.value],
+        expired=statuses[CopyStatus.EXPIRED.value],
+        failed=statuses[CopyStatus.FAILED.value],
+        differing=differing,
+    )
+
+
+def judge_generations(file: PartitionFile, tasks_file: PartitionFile, spec: ProviderSpec) -> GenerationsVerdict:
+    """The verdict on a file of luma_generations as it is, beside that of luma_tasks. Memory: one row group.
+
+    Raises DatasetError.
+    """
+    tasks = Tasks.of(tasks_file.read(["task_id", "submitted_at"])) if tasks_file.exists() else None
+    report, drifted = GenerationsReport(), 0
+    with file.open() as reader:
+        for table in report.counted(reader.batches(_JUDGED_COLUMNS, spec.schema), tasks, _NEVER):
+            drifted += sum(drift.count for drift in drift_in(table, spec))
+    return generations_verdict(report, drifted)
+
+
+def judge_videos(file: PartitionFile, generations_file: PartitionFile, spec: ProviderSpec) -> VideosVerdict:
+    """The verdict on a manifest as it is, beside the file of luma_generations. Raises DatasetError."""
+    statuses: Counter[str] = Counter()
+    for table in file.batches(["status"]):
+        _count(statuses, table["status"])
+    differing = sum(len(found) for found in differing_of_file(file, generations_file, spec))
+    return videos_verdict(statuses, differing)
+
+
+def drift_in(table: pa.Table, spec: ProviderSpec) -> tuple[Drift, ...]:
+    """The drift of rows of luma_generations, read from the answers that they keep. About 40 µs a row."""
+    answers = table.filter(pc.equal(table["outcome"], Outcome.RESOLVED.value))
+    columns = [answers[name].to_pylist() for name in ("task_id", "raw_response", "polled_at")]
+    results = []
+    for task_id, text, polled_at in zip(*columns, strict=True):
+        try:
+            generation, _ = read_generation(json.loads(text or ""), spec.shape, spec.generation, task_id)
+        except (ValueError, AttributeError, RecursionError):
+            continue  # another version read it when it came
+        results.append(TaskResult(task_id, Outcome.RESOLVED, polled_at, generation=generation))
+    return flatten(results, fields=spec.fields).drift
+
+
+def _count(statuses: Counter[str], column: pa.ChunkedArray) -> None:
+    for entry in pc.value_counts(column).to_pylist():
+        statuses[entry["values"]] += entry["counts"]
