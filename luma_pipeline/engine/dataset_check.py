@@ -24,6 +24,7 @@ from luma_pipeline.engine.report import TASK_ID_MISMATCH
 from luma_pipeline.engine.resources import OpenResources
 from luma_pipeline.engine.threads import finish, start
 from luma_pipeline.engine.verdict import Judge, drift_in, judge_generations, judge_videos
+from luma_pipeline.engine.video_answers import differing_of_file, shown
 from luma_pipeline.luma import GATEWAY, Drift, ProviderSpec
 from luma_pipeline.media import BucketError, MediaCopier, TransferConfig
 
@@ -86,8 +87,8 @@ class DatasetState:
     """The verdicts by partition key, in the order of the plan's keys.
 
     `not_judged` are the partitions of luma_generations and of luma_videos that have been written and have no verdict.
-    `left_out` are verdicts on partitions that the plan does not have; `unknown` are names that are no verdicts. `drift`
-    and `mismatched_tasks` are examples from the newest partitions that have any.
+    `left_out` are verdicts on partitions that the plan does not have; `unknown` are names that are no verdicts.
+    `drift`, `mismatched_tasks` and `differing_videos` are examples from the newest partitions that have any.
     """
 
     verdicts: Mapping[str, Verdict]
@@ -97,6 +98,7 @@ class DatasetState:
     store: StoreLook
     drift: Sequence[Drift] = ()
     mismatched_tasks: Sequence[str] = ()
+    differing_videos: Sequence[Mapping[str, str]] = ()
 
 
 def check_dataset(url: str, videos: TransferConfig, plan: CheckPlan) -> DatasetState:
@@ -147,8 +149,16 @@ class _Check:
             self._look.problem = str(error)
         ordered = {key: verdicts[key] for key in self._plan.keys if key in verdicts}
         left_out = len(by_key.keys() - set(self._plan.keys))
-        drift, mismatched = self._drift(ordered), self._mismatched_tasks(ordered)
-        return DatasetState(ordered, not_judged, left_out, listed.unknown, self._look, drift, mismatched)
+        return DatasetState(
+            ordered,
+            not_judged,
+            left_out,
+            listed.unknown,
+            self._look,
+            self._drift(ordered),
+            self._mismatched_tasks(ordered),
+            self._differing_videos(ordered),
+        )
 
     # -- examples ---------------------------------------------------------------------------------------------------
 
@@ -167,6 +177,20 @@ class _Check:
             for table in self._newest(verdicts, lambda part: part.mismatched, _MOST_PARTITIONS):
                 mismatched = table["task_id"].filter(pc.equal(table["error_code"], TASK_ID_MISMATCH))
                 found += mismatched[: _MOST_EXAMPLES - len(found)].to_pylist()
+        return found
+
+    def _differing_videos(self, verdicts: Mapping[str, Verdict]) -> Sequence[Mapping[str, str]]:
+        """Some videos of the newest partition that has any which are not what their answers say."""
+        keys = (
+            key for key in reversed(list(verdicts)) if (part := verdicts[key].videos) is not None and part.differing
+        )
+        found: list[Mapping[str, str]] = []
+        with suppress(DatasetError):
+            for key in islice(keys, 1):
+                files = [self._dataset.partition(name, self._plan.folder_of(key)) for name in (VIDEOS, GENERATIONS)]
+                for table in differing_of_file(files[0], files[1], self._plan.spec):
+                    rows = table.slice(0, _MOST_EXAMPLES - len(found)).to_pylist()
+                    found += ({"partition": key, **shown(row)} for row in rows)
         return found
 
     def _newest(

@@ -30,6 +30,7 @@ ERROR_SHARE = "error_share"
 SCHEMA_DRIFT = "schema_drift"
 ANSWERS_MATCH_TASKS = "answers_match_tasks"
 VIDEOS_IN_BUCKET = "videos_in_bucket"
+VIDEOS_MATCH_ANSWERS = "videos_match_answers"
 
 _MOST_SHOWN = 20
 _NAMED = 3
@@ -87,6 +88,12 @@ def check_specs(instance: Instance = UNNAMED) -> list[dg.AssetCheckSpec]:
             description="Every completed task's artifacts are in the bucket. An object that the manifest has and the "
             "bucket has not stops the assets downstream of its partition; one that could not be copied is a warning. "
             "A partition stays wrong until it is run again.",
+        ),
+        dg.AssetCheckSpec(
+            VIDEOS_MATCH_ANSWERS,
+            asset=instance.asset_key(VIDEOS),
+            description="The videos in the bucket are as large and as long as the provider's answers say: the same "
+            "width and height, and within half a second or a twentieth of the duration.",
         ),
     ]
 
@@ -186,6 +193,7 @@ class DatasetChecks:
         yield _answers_match_tasks(of_generations, generations, state)
         of_videos = _Judged(self.instance.asset_key(VIDEOS), state.not_judged[VIDEOS], common)
         yield _videos_in_bucket(of_videos, videos, state, this_run)
+        yield _videos_match_answers(of_videos, videos, state)
 
     def _plan(self, keys: Sequence[str], **settings: Any) -> CheckPlan:
         return CheckPlan(keys, lambda key: folder_of(self.partitions, key), spec=self.spec, **settings)
@@ -397,6 +405,27 @@ def _videos_in_bucket(
         severity=dg.AssetCheckSeverity.ERROR if lost else dg.AssetCheckSeverity.WARN,
         is_blocking=not set(lost).isdisjoint(this_run),
         problem=f"The store could not be asked: {store.problem}" if store.problem else "",
+    )
+
+
+def _videos_match_answers(
+    judged: _Judged, parts: Mapping[str, VideosVerdict], state: DatasetState
+) -> dg.AssetCheckEvaluation:
+    wrong = {
+        key: {"differing": part.differing, "in_bucket": part.in_bucket} for key, part in parts.items() if part.differing
+    }
+    objects = sum(part.in_bucket for part in parts.values())
+    return judged.evaluation(
+        VIDEOS_MATCH_ANSWERS,
+        len(parts),
+        wrong,
+        {
+            "differing": sum(part.differing for part in parts.values()),
+            "in_bucket": objects,
+            **_table("examples", state.differing_videos),
+        },
+        is_well=f"None of {objects} objects differs from what its answer says.",
+        nothing="" if objects else f"{len(parts)} partitions have no video",
     )
 
 

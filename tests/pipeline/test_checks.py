@@ -24,7 +24,7 @@ from tests.world import World, evaluations
 
 DAY = "2024-12-24"
 CHECKS = {"one_row_per_task", "failed_share", "not_found_share", "error_share", "schema_drift", "videos_in_bucket"}
-CHECKS |= {"answers_match_tasks"}
+CHECKS |= {"answers_match_tasks", "videos_match_answers"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def test_thresholds_are_settings(world: World) -> None:
 def test_only_checks_of_assets_that_were_made_are_evaluated(world: World) -> None:
     world.submit(("a", f"{DAY}T01:00:00Z"))
     world.run(DAY)
-    for asset, expected in (("luma_tasks", set()), ("luma_videos", {"videos_in_bucket"})):
+    for asset, expected in (("luma_tasks", set()), ("luma_videos", {"videos_in_bucket", "videos_match_answers"})):
         result = world.run(DAY, only=[asset])
         assert {evaluation.check_name for evaluation in result.get_asset_check_evaluations()} == expected
 
@@ -296,12 +296,13 @@ def test_a_dry_run_changes_no_verdict_and_an_emptied_partition_has_one_of_zeros(
     world.store.client().delete_object(Bucket=world.bucket, Key="a/video.mp4")
     assert world.run(DAY, config={"dry_run": True}).success
     assert verdict_names(world) == [f"{DAY}.1.g1t.v1c"]
+    assert world.run(DAY).success
     world.unsubmit_all()
     assert not world.run(DAY).success
-    assert verdict_names(world) == [f"{DAY}.1.g1t.v1c"]
+    assert verdict_names(world) == [f"{DAY}.1.g2t.v2c"]
     assert world.run(DAY, config={"allow_empty": True}).success
-    # The object of a task that is gone is still in the bucket's manifest.
-    assert verdict_names(world) == [f"{DAY}.1.g0t.v1c"]
+    # The objects of tasks that are gone are still in the manifest.
+    assert verdict_names(world) == [f"{DAY}.1.g0t.v2c"]
 
 
 def test_partitions_that_the_definition_no_longer_has_are_left_out_and_told(world: World) -> None:
