@@ -154,7 +154,8 @@ def test_a_subclass_is_used_in_yaml_by_its_own_type(project: Project) -> None:
     [
         ("name: eu", 2, "team must be set"),
         ("team: [a]", 3, "team must be text"),
-        ("team: '{{ env.NOT_SET }}'", 3, "team"),
+        ("team: '{{ env.NOT_SET }}'", 3, "team: the environment variable NOT_SET is not set"),
+        ("team: 'a-{{ env.NOT_SET }}'", 3, "team: the environment variable NOT_SET is not set"),
         ("team: a\nlevls: [b]", 4, "levls: there is no such setting; did you mean levels?"),
         ("team: a\nprovider:\n  burst: 0", 5, "provider.burst must be at least 1"),
     ],
