@@ -112,6 +112,13 @@ def test_translation_in_yaml_changes_what_dagster_is_told(project: Project) -> N
     assert (node.group_name, node.tags["team"], node.description) == ("luma_eu", "video", "Of luma_videos.")
 
 
+def test_dagsters_own_post_processing_works_on_the_assets(project: Project) -> None:
+    file = project.component("eu", "name: eu")
+    file.write_text(file.read_text() + "post_processing:\n  assets:\n  - attributes: {tags: {tier: prod}}\n")
+    graph = project.load().get_repository_def().asset_graph
+    assert graph.get(dg.AssetKey(["eu", "luma_videos"])).tags["tier"] == "prod"
+
+
 # Subclasses.
 
 MINE = """
