@@ -115,11 +115,6 @@ class Gallery:
         self._store.client.close()
 
     @property
-    def endpoint_url(self) -> str:
-        """The store's address."""
-        return str(self._store.client.meta.endpoint_url)
-
-    @property
     def index_key(self) -> str:
         """The key of the index."""
         return self._root + _INDEX

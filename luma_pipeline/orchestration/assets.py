@@ -23,6 +23,7 @@ from luma_pipeline.orchestration.checks import RunChecks, Thresholds, check_spec
 from luma_pipeline.orchestration.earlier_tries import done_before
 from luma_pipeline.orchestration.endings import PartitionsFailedError, cancelled_when_interrupted, retried_once
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
+from luma_pipeline.orchestration.links import ObjectLinks
 from luma_pipeline.orchestration.metadata import generations_metadata, tasks_metadata, videos_metadata
 from luma_pipeline.orchestration.partitions import folder_of
 from luma_pipeline.orchestration.resources.bucket import VideoBucket
@@ -167,6 +168,7 @@ class _AssetRun:
         self._instance = run.instance
         self._partitions = run.partitions
         self._last = run.instance.asset_key(run.selected[-1])
+        self._links = ObjectLinks.by_settings(run.bucket.bucket)
         self.checks = RunChecks(run.settings.thresholds, run.instance)
 
     def do(self, engine: PipelineRun) -> Mapping[str, Exception]:
@@ -203,7 +205,9 @@ class _AssetRun:
         if report.generations is not None:
             self._log(GENERATIONS, key, generations_metadata(report.generations), report.generations.written)
         if report.videos is not None:
-            self._log(VIDEOS, key, videos_metadata(report.videos), report.videos.written)
+            tasks = report.generations.preview if report.generations is not None else ()
+            metadata = videos_metadata(report.videos, tasks=tasks, link_of=self._links.of)
+            self._log(VIDEOS, key, metadata, report.videos.written)
 
     def _report_plan(self, report: PartitionReport) -> None:
         key = report.partition.key
