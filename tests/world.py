@@ -49,6 +49,13 @@ class World:
                     self.provider.add(replace(Generation(task_id).published(self.cdn), **generation))
         engine.dispose()
 
+    def unsubmit_all(self) -> None:
+        """Take every task out of the source table."""
+        engine = sa.create_engine(self.source_url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM generations")
+        engine.dispose()
+
     def component(self, **settings: Any) -> LumaPipelineComponent:
         defaults: dict[str, Any] = {
             "api_token": TOKEN,

@@ -35,7 +35,7 @@ from luma_pipeline.luma import SPECS
 from luma_pipeline.media import LinkSource
 from luma_pipeline.orchestration.assets import Event, LumaRun, PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
-from luma_pipeline.orchestration.checks import Thresholds
+from luma_pipeline.orchestration.checks import Thresholds, build_checks
 from luma_pipeline.orchestration.freshness import freshness_policy
 from luma_pipeline.orchestration.gallery import GALLERY, build_gallery
 from luma_pipeline.orchestration.instance import Instance
@@ -75,10 +75,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
         """What `dg list components` and the UI say of the component."""
-        return dg.ComponentTypeSpec(
-            tags=["luma", "video", "s3", "parquet"],
-            produces=["asset", "asset_check", "job", "schedule", "sensor", "resource"],
-        )
+        return dg.ComponentTypeSpec(tags=["luma", "video", "s3", "parquet"])
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> LumaPipelineComponent:
@@ -187,8 +184,16 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         sensor = build_sensor(job, partitions, revisits, partitions_per_run=per_run, running=running, instance=instance)
         with self._naming("pool"):
             pipeline = build_pipeline(specs, partitions, settings, instance, self.execute)
+        checks = build_checks(
+            partitions,
+            settings.thresholds,
+            objects=policies.objects_checked,
+            spec=SPECS[self.provider.dialect],
+            instance=instance,
+        )
         return dg.Definitions(
             assets=[*self._source_spec().values(), pipeline, *self._gallery(instance, partitions)],
+            asset_checks=[checks],
             jobs=[job],
             schedules=[schedule],
             sensors=[sensor],

@@ -365,18 +365,21 @@ class CheckSettings(SettingsGroup):
     """When a check fails, and how much it looks at."""
 
     max_failed_share: Share = _setting(
-        "LUMA_MAX_FAILED_SHARE", Thresholds.failed, "Share of failed tasks at which the check fails."
+        "LUMA_MAX_FAILED_SHARE", Thresholds.failed, "Share of failed tasks of a partition above which the check fails."
     )
     max_not_found_share: Share = _setting(
-        "LUMA_MAX_NOT_FOUND_SHARE", Thresholds.not_found, "Share of tasks not found at which the check fails."
+        "LUMA_MAX_NOT_FOUND_SHARE",
+        Thresholds.not_found,
+        "Share of tasks not found of a partition above which the check fails.",
     )
     max_error_share: Share = _setting(
-        "LUMA_MAX_ERROR_SHARE", Thresholds.error, "Share of tasks in error at which the check fails."
+        "LUMA_MAX_ERROR_SHARE", Thresholds.error, "Share of tasks in error of a partition above which the check fails."
     )
     objects_checked: CountOrAll = _setting(
         "LUMA_OBJECTS_CHECKED",
         -1 if Policies.objects_checked is None else Policies.objects_checked,
-        "Objects of a run that the check videos_in_bucket looks up in the store; -1: all.",
+        "Objects that the check videos_in_bucket looks up in the store: of the run's partitions, or of all when it is "
+        "executed alone; -1: each of them.",
     )
 
 

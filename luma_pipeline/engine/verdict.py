@@ -55,11 +55,6 @@ class Judge:
         self._stored: PartitionVerdict | None = None
         self._before: Verdict | None = None
 
-    def is_missing(self, *, generations: bool, videos: bool) -> tuple[bool, bool]:
-        """Which of the parts that are asked about have not been judged."""
-        now = self._opened().now
-        return generations and now.generations is None, videos and now.videos is None
-
     def on_generations(self, rows: Iterable[pa.Table], report: GenerationsReport) -> Iterator[pa.Table]:
         """The rows that are written, which `report` counts. At their end the verdict on them is put."""
         before = self._opened().now.generations

@@ -77,7 +77,7 @@ class Movie:
             return float(shown), float(self.samples / seconds) if seconds else None
         if fragments is None or not fragments.is_known:
             return (None if self.fragment_seconds is None else float(self.fragment_seconds)), None
-        seconds = Fraction(self.sample_ticks + fragments.ticks, self.timescale)
+        seconds = Fraction(self.sample_ticks + fragments.ticks, self.timescale) or self.fragment_seconds or Fraction(0)
         return float(seconds), float((self.samples + fragments.samples) / seconds) if seconds else None
 
 

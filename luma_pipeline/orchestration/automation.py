@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 from dagster import TimeWindowPartitionsDefinition
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from luma_pipeline.dataset import Dataset
@@ -182,10 +183,7 @@ def _location_of_tick(context: dg.ScheduleEvaluationContext | dg.SensorEvaluatio
     """The name of the code location that evaluates; None where Dagster does not tell."""
     if isinstance(context, dg.SensorEvaluationContext) and context.code_location_origin is not None:
         return context.code_location_origin.location_name
-    with suppress(dg.DagsterInvariantViolationError):  # a context that was built without a repository
-        loaded = context.repository_def.repository_load_data if context.repository_def is not None else None
-        return loaded.code_location_name if loaded is not None else None
-    return None
+    return DefinitionsLoadContext.get().code_location_name if DefinitionsLoadContext.is_set() else None
 
 
 def _location_of_run(run: dg.DagsterRun) -> str | None:

@@ -20,6 +20,7 @@ from luma_pipeline.gallery import Gallery, GallerySettings, PartitionPages
 from luma_pipeline.orchestration.endings import cancelled_when_interrupted
 from luma_pipeline.orchestration.instance import Instance
 from luma_pipeline.orchestration.links import ObjectLinks
+from luma_pipeline.orchestration.outputs import already_logged
 from luma_pipeline.orchestration.partitions import folder_of
 from luma_pipeline.orchestration.resources.bucket import VideoBucket
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
@@ -28,8 +29,6 @@ __all__ = ["GALLERY", "build_gallery"]
 
 GALLERY = "luma_gallery"
 
-_ALREADY_LOGGED = {"__source_asset_observation__": True}
-"""As in `assets`: the partitions' materializations have been logged."""
 _MOST_SHOWN = 3
 
 
@@ -67,7 +66,7 @@ def build_gallery(
         required_resource_keys={instance.dataset_key, instance.bucket_key},
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=partitions_per_run),
     )
-    def luma_gallery(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[Any]]:
+    def luma_gallery(context: dg.AssetExecutionContext) -> Iterator[dg.DagsterEvent]:
         dataset: LumaDataset = getattr(context.resources, instance.dataset_key)
         bucket: VideoBucket = getattr(context.resources, instance.bucket_key)
         if _is_dry_run(context, instance):
@@ -76,7 +75,7 @@ def build_gallery(
             with cancelled_when_interrupted(context), _failing_for_good():
                 work = _GalleryRun(context, partitions, settings, asset_key, bucket)
                 work.do(dataset.open())
-        yield dg.MaterializeResult(asset_key=asset_key, metadata=_ALREADY_LOGGED)
+        yield already_logged(context, asset_key)
 
     return luma_gallery
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -70,15 +71,18 @@ def test_the_link_leads_to_where_the_bucket_is_published(world: World) -> None:
 
 def test_a_gallery_that_fails_leaves_the_videos_as_they_are(world: World) -> None:
     world.submit(("a", f"{DAY} 10:00:00"))
-    # This store keeps objects in folders: nothing can be written below an object.
-    world.store.client().put_object(Bucket=world.bucket, Key="_gallery", Body=b"in the way")
+    place = f"arn:aws:s3:::{world.bucket}/_gallery/*"
+    denied = {"Effect": "Deny", "Principal": "*", "Action": ["s3:PutObject"], "Resource": [place]}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [denied]})
+    world.store.client().put_bucket_policy(Bucket=world.bucket, Policy=policy)
     result = run(world, DAY)
     assert not result.success
     assert "the videos are not concerned" in failure(result)
+    assert "s3:PutObject" in failure(result)
     events = materialized(world, result.run_id)
     assert ("luma_videos", DAY) in events
     assert (GALLERY, DAY) not in events
-    world.store.client().delete_object(Bucket=world.bucket, Key="_gallery")
+    world.store.client().delete_bucket_policy(Bucket=world.bucket)
     assert run(world, DAY, only=[GALLERY]).success
 
 

@@ -198,6 +198,7 @@ FRAGMENTED: dict[str, tuple[bytes, float | None, float | None]] = {
     "without any": (fragmented(), None, None),
     "cut short": (fragmented(moof(trun(24)), moof(trun(9, 512))), None, None),
     "cut short, and the whole told": (fragmented(moof(trun(9, 512)), whole=2500), 2.5, None),
+    "of no told length, and the whole told": (fragmented(moof(trun(12, 0)), whole=500), 0.5, None),
     "too large": (fragmented(moof(trun(24)), box(b"moof", bytes(5 << 20))), None, None),
     "with something of no size": (fragmented(moof(trun(24))) + struct.pack(">I4s", 3, b"moof") + bytes(20), None, None),
     "before the index": (moof(trun(24)) + fragmented(moof(trun(24))), None, None),

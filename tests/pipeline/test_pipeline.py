@@ -64,7 +64,7 @@ def test_every_task_is_a_row_and_every_finished_video_an_object(world: World) ->
     assert (tasks["dagster/partition_row_count"], tasks["blank_task_ids"], tasks["repeated_task_ids"]) == (6, 2, 1)
     numbers = metadata(world, result.run_id, "luma_generations", DAY)
     assert (numbers["completed"], numbers["failed"], numbers["open"], numbers["not_found"]) == (3, 1, 1, 1)
-    assert numbers["requests"] == world.provider.total
+    assert numbers["asked"] == world.provider.total
 
 
 def test_a_second_run_asks_only_for_what_is_open_and_copies_nothing(world: World) -> None:
