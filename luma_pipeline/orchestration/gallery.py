@@ -61,6 +61,7 @@ def build_gallery(
                 group_name=group,
                 owners=list(owners),
                 partitions_def=partitions,
+                skippable=True,  # or Dagster would make one more materialization of each partition: see `outputs`
             ).with_io_manager_key(instance.io_manager_key)
         ],
         required_resource_keys={instance.dataset_key, instance.bucket_key},
