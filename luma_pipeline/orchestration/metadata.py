@@ -204,6 +204,7 @@ def _videos_preview(
                 "thumbnail": _Picture(task.get("thumbnail_url")),
             }
         )
+        known.pop(row["task_id"], None)  # its other artifacts follow
     return _markdown(shown)
 
 
