@@ -200,10 +200,12 @@ class _AssetRun:
         if report.tasks is not None:
             self._log(TASKS, key, tasks_metadata(report.tasks), report.tasks.written)
         if report.generations is not None:
-            self._log(GENERATIONS, key, generations_metadata(report.generations), report.generations.written)
+            metadata = generations_metadata(report.generations, report.earlier.generations)
+            self._log(GENERATIONS, key, metadata, report.generations.written)
         if report.videos is not None:
             tasks = report.generations.preview if report.generations is not None else ()
-            metadata = videos_metadata(report.videos, tasks=tasks, link_of=self._links.of)
+            earlier = report.earlier.videos
+            metadata = videos_metadata(report.videos, earlier, tasks=tasks, link_of=self._links.of)
             self._log(VIDEOS, key, metadata, report.videos.written)
 
     def _report_plan(self, report: PartitionReport) -> None:
