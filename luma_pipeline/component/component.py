@@ -75,10 +75,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
     @classmethod
     def get_spec(cls) -> dg.ComponentTypeSpec:
         """What `dg list components` and the UI say of the component."""
-        return dg.ComponentTypeSpec(
-            tags=["luma", "video", "s3", "parquet"],
-            produces=["asset", "asset_check", "job", "schedule", "sensor", "resource"],
-        )
+        return dg.ComponentTypeSpec(tags=["luma", "video", "s3", "parquet"])
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> LumaPipelineComponent:

@@ -81,6 +81,8 @@ def _of_one_kind(schema: dict[str, Any]) -> dict[str, Any]:
     for kind in kinds:
         types += [kind["type"]] if isinstance(kind["type"], str) else kind["type"]
         schema |= kind
+    if "enum" in schema and "null" in types:
+        schema["enum"] = [*schema["enum"], None]
     return schema | {"type": types}
 
 

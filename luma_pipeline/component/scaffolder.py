@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import groupby
 from textwrap import wrap
 from typing import Any
@@ -65,17 +65,18 @@ def _name(folder: str) -> str:
 def _yaml(type_name: str, name: str) -> str:
     lines = [*_HEAD.splitlines(), f"type: {type_name}", "", "attributes:"]
     given = {"name": name, "videos.prefix": name}
+    defaults = {"pool": f"{name}_luma_api", "key_prefix": name}
     for group, rows in groupby(setting_rows(), key=lambda row: row.path.rpartition(".")[0]):
         indent = "  "
         if group:
             lines += ["", f"  # {TopSettings.model_fields[group].description}", f"  {group}:"]
             indent = "    "
         for row in rows:
-            lines += [f"{indent}{line}" for line in _setting(row, name, given)]
+            lines += [f"{indent}{line}" for line in _setting(row, name, given, defaults)]
     return "\n".join(lines) + "\n"
 
 
-def _setting(row: SettingRow, name: str, given: dict[str, str]) -> Iterator[str]:
+def _setting(row: SettingRow, name: str, given: Mapping[str, str], defaults: Mapping[str, str]) -> Iterator[str]:
     key = row.path.rpartition(".")[2]
     yield from (f"# {line}" for line in wrap(row.description, 100))
     if row.required:
@@ -85,4 +86,4 @@ def _setting(row: SettingRow, name: str, given: dict[str, str]) -> Iterator[str]
         yield f"{key}: {given[row.path]}"
     else:
         # JSON is YAML too.
-        yield f"# {key}: {json.dumps(row.default)}"
+        yield f"# {key}: {json.dumps(defaults.get(row.path, row.default))}"

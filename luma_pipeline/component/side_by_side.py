@@ -7,11 +7,12 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FolderPath
-from typing import Protocol
+from typing import Any, Protocol
 
 import dagster as dg
 from dagster.components.core.component_tree import ComponentTreeException
 from dagster.components.core.decl import ComponentDecl, ComponentLoaderDecl
+from dagster.components.core.defs_module import ComponentPath
 
 from luma_pipeline.component.faults import Fault, Origin, Path
 
@@ -123,13 +124,24 @@ def other_components(context: dg.ComponentLoadContext, kind: type[dg.Component])
     if not isinstance(own, ComponentDecl):  # a component that stands in no project
         return
     tree = context.component_tree
-    for loc, decl in tree.find_root_decl().iterate_loc_component_decl_pairs():
-        declared = decl.component_type if not isinstance(decl, ComponentLoaderDecl) else kind
-        if loc == own.loc or not (isinstance(declared, type) and issubclass(declared, kind)):
+    for decl in tree.find_root_decl().iterate_all_component_decls():
+        # What a function in Python makes is known when it has been called.
+        declared = kind if isinstance(decl, ComponentLoaderDecl) else decl.component_type
+        where = _place(decl)
+        if where == _place(own) or not (isinstance(declared, type) and issubclass(declared, kind)):
             continue
         try:
-            component = tree.load_structural_component_at_loc(loc)
+            component = tree.load_component(where)
         except ComponentTreeException:
             continue
         if isinstance(component, kind):
-            yield loc.get_display_key(tree.defs_module_path), component
+            yield _shown(where, tree.defs_module_path), component
+
+
+def _place(decl: ComponentDecl[Any]) -> Any:
+    """Where a component is declared: in earlier releases of Dagster 1.13 the attribute was `path`."""
+    return getattr(decl, "loc", None) or getattr(decl, "path", None)
+
+
+def _shown(place: Any, folder: FolderPath) -> str:
+    return str(place.get_relative_key(folder)) if isinstance(place, ComponentPath) else str(place)

@@ -72,7 +72,7 @@ def rendered(value: Any, scope: Mapping[str, Any], *, as_text: bool = False) -> 
         found = NativeTemplate(value).render(**scope)
         text = Template(value).render(**scope) if as_text and not isinstance(found, (str, Undefined)) else None
     except UndefinedError as error:
-        raise TemplateValueError(f"{error} (there are {', '.join(sorted(scope))})") from None
+        raise TemplateValueError(f"{error}; templates know {', '.join(sorted(scope))}") from None
     except TemplateValueError:
         raise
     except (TemplateError, ResolutionException, AttributeError, TypeError, ValueError) as error:

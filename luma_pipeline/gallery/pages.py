@@ -138,6 +138,8 @@ def _card(task: GalleryTask, picture: str | None, link_of: LinkOf) -> dict[str, 
     files = [_linked(file, link_of(file)) for file in task.files]
     links = {file["artifact"]: file["link"] for file in files}
     video, still = task.video, task.picture
+    shown = links[video.artifact] if video is not None else None
+    still_link = links[still.artifact] if still is not None else None
     return {
         "id": text(task.task_id),
         "status": task.status.value,
@@ -151,8 +153,9 @@ def _card(task: GalleryTask, picture: str | None, link_of: LinkOf) -> dict[str, 
         "pixels": (task.width or 0) * (task.height or 0),
         "seconds": task.duration_seconds,
         "bytes": video.size_bytes if video is not None else None,
-        "picture": picture or (links[still.artifact] if still is not None else None),
-        "video": links[video.artifact] if video is not None else None,
+        "href": shown or still_link,
+        "picture": picture or still_link,
+        "video": shown,
         "files": files,
     }
 

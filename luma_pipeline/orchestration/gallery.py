@@ -61,7 +61,7 @@ def build_gallery(
                 group_name=group,
                 owners=list(owners),
                 partitions_def=partitions,
-            )
+            ).with_io_manager_key(instance.io_manager_key)
         ],
         required_resource_keys={instance.dataset_key, instance.bucket_key},
         backfill_policy=dg.BackfillPolicy.multi_run(max_partitions_per_run=partitions_per_run),

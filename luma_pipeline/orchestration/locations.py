@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,8 @@ _OWN_NAMES = frozenset(
         "trino",
     }
 )
+# Dagster makes the name of an input out of a key.
+_NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
 _NO_CONSOLE = ("cn-", "us-gov-", "us-iso")
 """Regions that AWS's console does not know at its usual address."""
 
@@ -60,7 +63,7 @@ class Locations:
         """The key of the source table as an asset: the table's name, with its schema, below the instance's prefix."""
         if self.source_asset is not None:
             return self.source_asset
-        parts = [part.strip() for part in (self.source_table or "").split(".")]
+        parts = [_NOT_IN_NAMES.sub("_", part).strip("_") for part in (self.source_table or "").split(".")]
         return dg.AssetKey([*instance.key_prefix, *([part for part in parts if part] or ["luma_source"])])
 
     @property

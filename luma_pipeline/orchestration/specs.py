@@ -149,8 +149,19 @@ def _linked(name: str, spec: dg.AssetSpec, instance: Instance, locations: Locati
     metadata = locations.metadata(name, instance)
     if columns:
         metadata["dagster/column_lineage"] = _column_lineage(upstream, columns)
-    spec = spec.replace_attributes(deps=[*spec.deps, upstream], metadata={**metadata, **spec.metadata})
+    storage = {"dagster/storage_kind": "s3" if name == VIDEOS else locations.storage_kind}
+    spec = spec.replace_attributes(
+        deps=[*spec.deps, upstream], metadata={**metadata, **spec.metadata}, tags={**storage, **spec.tags}
+    )
+    if name == TASKS and locations.source_asset is None:
+        spec = spec.replace_attributes(automation_condition=_ignoring(spec.automation_condition, upstream))
     return spec.with_io_manager_key(instance.io_manager_key)
+
+
+def _ignoring(condition: dg.AutomationCondition[Any] | None, source: dg.AssetKey) -> dg.AutomationCondition[Any] | None:
+    """A condition that does not wait for the source table: nothing ever materializes it."""
+    ignore = getattr(condition, "ignore", None)
+    return ignore(dg.AssetSelection.assets(source)) if ignore is not None else condition
 
 
 def _upstream(name: str, instance: Instance, locations: Locations) -> dg.AssetKey:

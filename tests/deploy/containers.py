@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import sqlalchemy as sa
 
 from tests.e2e.graphql import DagsterClient, GraphQLError
 from tests.e2e.process_group import ProcessGroup
+from tests.waiting import wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 # Where the image keeps its programs.
@@ -85,6 +87,14 @@ class Containers:
     def kill(self, service: str) -> None:
         """End the container at once, with all of its processes."""
         self._groups.pop(service).__exit__(None, None, None)
+
+    def stop(self, service: str) -> None:
+        """Ask the container to end, and wait until it has."""
+        supervisor = self._groups[service].group_id
+        [process_id] = Path(f"/proc/{supervisor}/task/{supervisor}/children").read_text().split()
+        os.kill(int(process_id), signal.SIGTERM)
+        wait_until(self._groups[service].ended, bool, timeout=60, or_tell=self.log_tail)
+        self.kill(service)
 
     def health(self, service: str) -> subprocess.CompletedProcess[str]:
         """What the service's health check answers."""

@@ -115,3 +115,13 @@ def test_runs_that_died_with_their_worker_are_told_when_a_worker_starts(deployme
     deployment.containers.start("worker")
     deployment.wait_for(run_id, "FAILURE")
     assert deployment.wait_for(deployment.retry_of(run_id), "SUCCESS", "FAILURE").status == "SUCCESS"
+
+
+def test_a_run_may_end_when_a_worker_is_asked_to_stop(deployment: Deployment) -> None:
+    run_id = deployment.begin("2025-06-01", days=2, seconds_an_answer=2.0)
+    deployment.wait_until_asked()
+    deployment.containers.stop("worker")
+    assert deployment.wait_for(run_id, "SUCCESS", "FAILURE", "CANCELED").status == "SUCCESS"
+    deployment.world.provider.latency_seconds = 0.0
+    deployment.containers.start("worker")
+    deployment.containers.wait_until_healthy()

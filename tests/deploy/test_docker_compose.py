@@ -180,3 +180,13 @@ def test_the_instance_has_limits_monitoring_retries_and_retention(deployment: De
         for kind in InstigatorType:
             assert all(days > 0 for days in instance.get_tick_retention_settings(kind).values())
         assert not instance.telemetry_enabled
+
+
+def test_a_run_may_end_when_the_code_server_is_asked_to_stop(deployment: Deployment) -> None:
+    run_id = deployment.begin("2025-06-01", days=2, seconds_an_answer=2.0)
+    deployment.wait_until_asked()
+    deployment.containers.stop("code-server")
+    assert deployment.wait_for(run_id, "SUCCESS", "FAILURE", "CANCELED").status == "SUCCESS"
+    deployment.world.provider.latency_seconds = 0.0
+    deployment.containers.start("code-server")
+    deployment.containers.wait_until_healthy()

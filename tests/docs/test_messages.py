@@ -26,7 +26,7 @@ OF_DAGSTER = ('environment variable "…" which is not set',)
 # Told to nobody but a developer: faults of the code itself.
 OF_DEVELOPERS = {"AssertionError", "RuntimeError", "AttributeError", "TransportCode", "NotS3Error"}
 # Caught where it is raised.
-CAUGHT = {"an @ that is not percent-encoded", "no such descriptor"}
+CAUGHT = {"an @ that is not percent-encoded", "no such descriptor", "no timescale"}
 _TELLING = re.compile(r"(Error|Fault|Failure|CopyCancelled|log\.(warning|error)|_Broken)$")
 _HOLE = "\0"
 _SHORTEST = re.compile(r"([^\W\d]+\W+){2}[^\W\d]+")

@@ -57,7 +57,8 @@ def _installed(names: list[str]) -> set[str]:
             continue
         seen.add(str(wanted))
         found.add(wanted.name)
-        environments = [{**default_environment(), "extra": extra} for extra in (*wanted.extras, "")]
+        known = {name: str(value) for name, value in default_environment().items()}
+        environments = [{**known, "extra": extra} for extra in (*wanted.extras, "")]
         for line in distribution(wanted.name).requires or []:
             inner = Requirement(line)
             if inner.marker is None or any(inner.marker.evaluate(environment) for environment in environments):

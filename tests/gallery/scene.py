@@ -6,18 +6,22 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from luma_pipeline.dataset import Dataset
+from luma_pipeline.dataset import Dataset, PartitionFile
 from luma_pipeline.engine.videos import VIDEOS_SCHEMA
 from luma_pipeline.gallery import Gallery, GallerySettings, PartitionPages
 from luma_pipeline.luma.schema import GENERATIONS_SCHEMA
-from luma_pipeline.media import Artifact, TransferConfig
+from luma_pipeline.media import Artifact, ObjectSettings, TransferConfig
 from luma_pipeline.sandbox import samples
 from luma_pipeline.sandbox.s3 import ObjectStore
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
 
 FIRST = datetime(2024, 12, 24, 9, 0, tzinfo=UTC)
 
@@ -32,10 +36,20 @@ class Scene:
     prefix: str = "luma"
     template: str = "{task_id}/{artifact}.{extension}"
     settings: GallerySettings = field(default_factory=GallerySettings)
+    objects: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def client(self) -> S3Client:
+        return self.store.client()
 
     @property
     def videos(self) -> TransferConfig:
-        return TransferConfig(bucket=self.bucket, prefix=self.prefix, key_template=self.template)
+        return TransferConfig(
+            bucket=self.bucket,
+            prefix=self.prefix,
+            key_template=self.template,
+            objects=ObjectSettings(**self.objects),
+        )
 
     @property
     def dataset(self) -> Dataset:
@@ -52,6 +66,20 @@ class Scene:
         ):
             self.dataset.partition(name, folder).replace(schema, [pa.Table.from_pylist(rows, schema)])
 
+    def put_with_facts(
+        self, folder: str, generations: Sequence[Mapping[str, Any]], videos: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """As `put`, with the columns of the files' own facts."""
+        self.put(folder, generations, [])
+        facts = [
+            pa.field("width", pa.int64()),
+            pa.field("height", pa.int64()),
+            pa.field("duration_seconds", pa.float64()),
+        ]
+        known = [column for column in VIDEOS_SCHEMA if column.name not in {fact.name for fact in facts}]
+        schema = pa.schema([*known, *facts])
+        self.dataset.partition("luma_videos", folder).replace(schema, [pa.Table.from_pylist(list(videos), schema)])
+
     def upload(self, task_id: str, *artifacts: str) -> list[dict[str, Any]]:
         """Put a task's sample files into the bucket; their rows of luma_videos."""
         rows = []
@@ -60,7 +88,7 @@ class Scene:
             is_video = artifact.startswith("video")
             key = self.videos.template.key(task_id, _ARTIFACTS[artifact], "mp4" if is_video else "jpg")
             content_type = "video/mp4" if is_video else "image/jpeg"
-            self.store.client().put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
+            self.client.put_object(Bucket=self.bucket, Key=key, Body=body, ContentType=content_type)
             rows.append(
                 {
                     "task_id": task_id,
@@ -77,15 +105,14 @@ class Scene:
     def write(self, *folders: str) -> list[PartitionPages]:
         """Write the pages of partitions and the index."""
         with self.gallery() as gallery:
-            dataset = self.dataset
-            pages = [
-                gallery.write_partition(
-                    folder, dataset.partition("luma_generations", folder), dataset.partition("luma_videos", folder)
-                )
-                for folder in folders
-            ]
+            pages = [gallery.write_partition(folder, *self.files(folder)) for folder in folders]
             gallery.write_index()
         return pages
+
+    def files(self, folder: str) -> tuple[PartitionFile, PartitionFile]:
+        """The datasets' files of a partition."""
+        dataset = self.dataset
+        return dataset.partition("luma_generations", folder), dataset.partition("luma_videos", folder)
 
     def page(self, folder: str, name: str = "index.html") -> str:
         """A page of a partition as it is in the bucket."""
@@ -95,19 +122,14 @@ class Scene:
         return self.read("_gallery/index.html")
 
     def read(self, key: str) -> str:
-        return self.store.client().get_object(Bucket=self.bucket, Key=self.key(key))["Body"].read().decode()
+        return self.client.get_object(Bucket=self.bucket, Key=self.key(key))["Body"].read().decode()
 
     def key(self, below_prefix: str) -> str:
         return f"{self.prefix}/{below_prefix}" if self.prefix else below_prefix
 
-    def keys(self) -> set[str]:
-        listed = self.store.client().get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+    def object_keys(self) -> set[str]:
+        listed = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
         return {item["Key"] for page in listed for item in page.get("Contents", [])}
-
-    def etags(self) -> dict[str, str]:
-        """ETag and time of each object of the gallery by its key."""
-        listed = self.store.client().list_objects_v2(Bucket=self.bucket, Prefix=self.key("_gallery/"))
-        return {item["Key"]: f"{item['ETag']} {item['LastModified']}" for item in listed.get("Contents", [])}
 
     def publish(self) -> None:
         """Let everybody read the bucket, as a website's."""
@@ -118,18 +140,17 @@ class Scene:
             "Resource": [f"arn:aws:s3:::{self.bucket}/*"],
         }
         policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-        self.store.client().put_bucket_policy(Bucket=self.bucket, Policy=policy)
+        self.client.put_bucket_policy(Bucket=self.bucket, Policy=policy)
 
     def url(self, below_prefix: str) -> str:
         return f"{self.store.endpoint_url}/{self.bucket}/{self.key(below_prefix)}"
 
     def download(self, directory: Path) -> Path:
         """A copy of the bucket in a folder, as `aws s3 sync` makes it; the folder that the prefix leads to."""
-        client = self.store.client()
-        for key in self.keys():
+        for key in self.object_keys():
             path = directory / key
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
+            path.write_bytes(self.client.get_object(Bucket=self.bucket, Key=key)["Body"].read())
         return directory / self.prefix
 
 

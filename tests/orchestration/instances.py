@@ -23,7 +23,7 @@ from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from luma_pipeline.orchestration.resources.provider import LumaProvider
 from luma_pipeline.orchestration.resources.source import LumaSource
 from luma_pipeline.orchestration.specs import Translate, asset_specs
-from luma_pipeline.sandbox.provider import Generation
+from luma_pipeline.sandbox.provider import TOKEN, Generation
 from tests.world import World
 
 EU, US = Instance("eu", ("eu",)), Instance("us", ("us",))
@@ -41,7 +41,11 @@ class Site:
     translate: Translate = lambda _, spec: spec
     execute: Execute | None = None
     source_url: str = "sqlite:///nothing.db"
+    table: str | None = None
     more: Sequence[Any] = field(default_factory=tuple)
+
+    def __post_init__(self) -> None:
+        self.table = self.table or self.instance.named("generations")
 
     def submit(self, *tasks: tuple[str, str]) -> None:
         """Put tasks, as ID and time, into the instance's table, and let the provider know of them."""
@@ -60,10 +64,6 @@ class Site:
         """The task IDs of a dataset."""
         files = sorted((self.root / dataset).rglob("*.parquet"))
         return [row["task_id"] for file in files for row in pq.ParquetFile(file).read().to_pylist()]
-
-    @property
-    def table(self) -> str:
-        return self.instance.named("generations")
 
     def locations(self) -> Locations:
         return Locations(
@@ -105,14 +105,13 @@ class Site:
         )
 
     def _resources(self, instance: Instance) -> dict[str, Any]:
-        url, base_url, token, bucket = self.source_url, "http://127.0.0.1:9", "token", "videos"
+        url, base_url, bucket = self.source_url, "http://127.0.0.1:9", "videos"
         if self.world is not None:
             url, base_url, bucket = self.world.source_url, self.world.provider.base_url, self.world.bucket
-            token = self.world.component().api_token
         dataset = LumaDataset(url=str(self.root))
         return {
-            instance.source_key: LumaSource(url=url, table=self.table),
-            instance.provider_key: LumaProvider(token=token, base_url=base_url),
+            instance.source_key: LumaSource(url=url, table=self.table or ""),
+            instance.provider_key: LumaProvider(token=TOKEN, base_url=base_url),
             instance.bucket_key: VideoBucket(bucket=bucket, prefix=instance.name, allow_private_media=True),
             instance.dataset_key: dataset,
             instance.io_manager_key: LumaParquetIOManager.of(instance, dataset),

@@ -5,8 +5,9 @@
   if (!query) return;
   const days = [...document.querySelectorAll('.day')].map((day) => ({ day, text: `${day.dataset.name} ${day.querySelector('.name').textContent}`.toLowerCase() }));
   const chips = byId('chips');
-  let show = '';
+  let show = '', due = 0;
   const apply = () => {
+    clearTimeout(due);
     const words = query.value.toLowerCase().split(/\s+/).filter(Boolean);
     let amount = 0;
     for (const { day, text } of days) {
@@ -18,7 +19,6 @@
     byId('count').textContent = amount === days.length ? `${amount.toLocaleString('en')} shown` : `${amount.toLocaleString('en')} of ${days.length.toLocaleString('en')} shown`;
     byId('nothing').hidden = amount > 0;
   };
-  let due = 0;
   query.addEventListener('input', () => { clearTimeout(due); due = setTimeout(apply, 80); });
   query.addEventListener('keydown', (event) => { if (event.key === 'Escape' && query.value) { event.preventDefault(); query.value = ''; apply(); } });
   chips.addEventListener('click', (event) => { const button = event.target.closest('button'); if (button) { show = button.dataset.show; apply(); } });

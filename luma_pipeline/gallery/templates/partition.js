@@ -58,7 +58,10 @@
     };
   };
 
+  let due = 0;
   const apply = () => {
+    clearTimeout(due);
+    const held = document.activeElement;
     const words = fold(query.value).split(/\s+/).filter(Boolean);
     shown = tasks
       .filter((task) => (chosen.status < 0 || task.status === chosen.status) && words.every((word) => task.text.includes(word)))
@@ -69,9 +72,9 @@
     count.textContent = all ? `${tasks.length.toLocaleString('en')} shown` : `${shown.length.toLocaleString('en')} of ${tasks.length.toLocaleString('en')} shown`;
     nothing.hidden = shown.length > 0;
     rove(shown.find((task) => task.shot.tabIndex === 0) ?? shown[0]);
+    if (grid.contains(held)) held.focus({ preventScroll: true });
   };
   const reset = () => { query.value = ''; chosen.status = -1; apply(); query.focus(); };
-  let due = 0;
   query.addEventListener('input', () => { clearTimeout(due); due = setTimeout(apply, 80); });
   query.addEventListener('keydown', (event) => { if (event.key === 'Escape' && query.value) { event.preventDefault(); query.value = ''; apply(); } });
   sort.addEventListener('change', apply);
