@@ -64,7 +64,7 @@ def test_a_run_that_cannot_write_its_file_leaves_the_verdict_on_the_file_that_is
     assert world.run(DAY).success
     file = world.directory / "data" / VIDEOS / FOLDER / "part-0.parquet"
     file.write_bytes(b"PAR1 this is no Parquet file")
-    world.provider.add(Generation("a", urls=world.cdn.publish("a")))
+    world.provider.add(Generation("a").published(world.cdn))
     assert not world.run(DAY, config={"refresh": True}).success
     generations = Dataset(url=str(world.directory / "data")).verdicts().of(DAY).now.generations
     rows = world.rows(GENERATIONS)
@@ -87,7 +87,7 @@ def test_drift_of_rows_that_are_kept_is_counted_until_they_are_asked_for_again(w
     world.submit(("odd too", f"{DAY}T03:00:00Z"), oddities=(Oddity.EXTRA_FIELDS,))
     assert drifted(world) == 2 * first
     for name in ("odd", "odd too"):
-        world.provider.add(Generation(name, urls=world.cdn.publish(name)))
+        world.provider.add(Generation(name).published(world.cdn))
     assert drifted(world, refresh=True) == 0
 
 

@@ -234,11 +234,24 @@ def test_what_is_wrong_on_an_old_day_stays_wrong_after_runs_of_another_day(
     # Mended at its source, and run again.
     for number, task in enumerate(tasks):
         if task is not GOOD:
-            world.provider.add(Generation(f"old-{number}", urls=world.cdn.publish(f"old-{number}-mended")))
+            world.provider.add(Generation(f"old-{number}").published(world.cdn))
     assert not checked(world, world.run(DAY))[check].passed
     found = checked(world, world.run(OTHER_DAY, config={"refresh": True, "retry_failed": True}))
     assert all(evaluation.passed for evaluation in found.values())
     assert all(evaluation.passed for evaluation in checked(world, world.run(DAY)).values())
+
+
+def test_a_video_that_is_not_what_its_answer_says_is_told_with_what_both_say(world: World) -> None:
+    world.submit(("small", f"{OTHER_DAY}T01:00:00Z"), width=99_999)
+    world.submit(("good", f"{OTHER_DAY}T02:00:00Z"), ("new", f"{DAY}T01:00:00Z"))
+    world.run(OTHER_DAY)
+    check = checked(world, world.run(DAY))["videos_match_answers"]
+    assert (check.passed, check.severity, named(check)) == (False, dg.AssetCheckSeverity.WARN, [OTHER_DAY])
+    table = check.metadata["examples"]
+    assert isinstance(table, dg.TableMetadataValue)
+    [record] = table.records
+    assert (record.data["partition"], record.data["task_id"]) == (OTHER_DAY, "small")
+    assert str(record.data["answer"]).startswith("99999x")
 
 
 def test_a_small_partition_is_judged_with_the_other_small_ones_and_a_large_one_by_itself(world: World) -> None:
