@@ -99,7 +99,7 @@ class Site:
                 *([source] if source is not None else []),
                 *self.more,
             ],
-            asset_checks=[build_checks(DAILY, settings.thresholds, objects=50, instance=instance)],
+            asset_checks=[build_checks(DAILY, settings.thresholds, objects=None, instance=instance)],
             jobs=[job],
             schedules=[build_schedule(job, DAILY, "*/10 * * * *", RevisitPolicy(), **common)],
             sensors=[build_sensor(job, DAILY, RevisitPolicy(10**10), **common)],
