@@ -20,7 +20,7 @@ from luma_pipeline.orchestration.resources.bucket import VideoBucket
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import Answer, Generation, Oddity
-from tests.world import World, evaluations
+from tests.world import World, evaluations, failure
 
 DAY = "2024-12-24"
 CHECKS = {"one_row_per_task", "failed_share", "not_found_share", "error_share", "schema_drift", "videos_in_bucket"}
@@ -431,6 +431,15 @@ def test_a_store_that_does_not_answer_the_check_is_told_by_it(world: World, monk
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "127.0.0.1:9" in str(check.metadata["not_looked_up"].value)
     assert "The store could not be asked" in (check.description or "")
+
+
+def test_a_dataset_that_cannot_be_read_is_told_with_the_setting(world: World) -> None:
+    (world.directory / "data").write_text("a file, not a folder")
+    result = execute(world)
+    assert not result.success
+    said = failure(result)
+    assert "the checks could not be evaluated" in said
+    assert "LUMA_DATA_URL" in said
 
 
 def test_a_run_that_stops_leaves_the_alarms_on(world: World) -> None:
