@@ -25,7 +25,7 @@ from luma_pipeline.dataset.errors import (
     StaleVersionError,
     UnreadableFileError,
 )
-from luma_pipeline.dataset.storage import PARTITION_FILE, OpenedFile, StoredFile, is_temporary_name, temporary_name
+from luma_pipeline.dataset.storage import OpenedFile, StoredFile, is_temporary_name, temporary_name
 
 __all__ = ["LocalStorage"]
 
@@ -88,6 +88,12 @@ class LocalStorage:
                 return _version(os.stat(path))
             except (FileNotFoundError, NotADirectoryError):
                 return ""
+
+    def modified_at(self, path: str) -> datetime | None:
+        """See `Storage.modified_at`."""
+        with self._explained(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return datetime.fromtimestamp(os.stat(path).st_mtime, UTC)
+        return None
 
     def write(self, path: str, content: bytes) -> None:
         """See `Storage.write`."""

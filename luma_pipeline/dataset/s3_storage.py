@@ -177,6 +177,11 @@ class S3Storage:
         head = self._head(path)
         return "" if head is None else _version(head)
 
+    def modified_at(self, path: str) -> datetime | None:
+        """See `Storage.modified_at`."""
+        head = self._head(path)
+        return None if head is None else head.modified_at or datetime.now(UTC)
+
     def write(self, path: str, content: bytes) -> None:
         """See `Storage.write`. A single PUT."""
         with self._explained():

@@ -73,6 +73,9 @@ class Storage(Protocol):
     def version(self, path: str) -> str:
         """What tells this file from each that was or will be under the path; empty if there is none."""
 
+    def modified_at(self, path: str) -> datetime | None:
+        """When a file was written (aware UTC); None if there is none."""
+
     def write(self, path: str, content: bytes) -> None:
         """Write a small file, which is seen when it is whole."""
 

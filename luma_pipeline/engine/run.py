@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from luma_pipeline.dataset import SWEEP_AFTER_SECONDS, Dataset
 from luma_pipeline.engine.generations import ResolvePolicy
+from luma_pipeline.engine.looks import Looks
 from luma_pipeline.engine.partition import (
     GENERATIONS,
     TASKS,
@@ -174,6 +175,8 @@ class PipelineRun:
         if not partitions:
             return {}
         self._counter.begin(len(partitions))
+        if self._work is not None and self._work.looks is not None:
+            self._work.looks.share_out(len(partitions))
         failures: dict[str, Exception] = {}
         stop: Exception | None = None
         self._start_workers(partitions)
@@ -252,7 +255,12 @@ class PipelineRun:
             late_rows=timedelta(seconds=policies.late_rows_seconds),
             progress=self._counter,
             checkpointed=dataset.checkpointed(GENERATIONS),
+            looks=None if self._copier is None or options.dry_run else self._open_looks(dataset),
         )
+
+    def _open_looks(self, dataset: Dataset) -> Looks:
+        policies = self._settings.policies
+        return Looks(dataset, policies.objects_checked, policies.verify_after_seconds, verify=self._options.verify)
 
     def _open_client(self) -> LumaClient:
         return self._opened.keep_client(LumaClient(self._settings.provider))
