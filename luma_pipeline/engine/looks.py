@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from luma_pipeline.dataset import Dataset
 
-__all__ = ["Look", "Looks"]
+__all__ = ["VERIFIED_MARKS", "Look", "Looks"]
 
-_VERIFIED_MARKS = "verified"
-"""The marks of partitions whose objects were all looked at; each tells when."""
+VERIFIED_MARKS = "verified"
+"""The marks of what was looked at as a whole, such as a partition's objects; each tells when."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
@@ -41,7 +41,7 @@ class Looks:
     """
 
     def __init__(self, dataset: Dataset, most: int | None, after_seconds: float, *, verify: bool = False) -> None:
-        self._marks = dataset.marks(_VERIFIED_MARKS)
+        self._marks = dataset.marks(VERIFIED_MARKS)
         verdicts = dataset.verdicts().listed().by_mark
         self._lost = {mark for mark, verdict in verdicts.items() if verdict.videos is not None and verdict.videos.lost}
         self._most = most

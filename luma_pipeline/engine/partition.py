@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -136,6 +136,13 @@ class PartitionWork:
     progress: WorkProgress | None = None
     checkpointed: AbstractSet[str] | None = None
     looks: Looks | None = None
+
+    def share_out(self, partitions: Sequence[Partition]) -> None:
+        """These partitions will be worked on: what they have in common is done once."""
+        if self.looks is not None:
+            self.looks.share_out(len(partitions))
+        if self.source is not None:
+            self.source.expect(min(each.start for each in partitions), max(each.end for each in partitions))
 
     def do(self, partition: Partition) -> PartitionReport:
         """Read, ask, copy and write one partition."""

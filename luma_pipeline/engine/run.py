@@ -20,7 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from luma_pipeline.dataset import SWEEP_AFTER_SECONDS, Dataset
 from luma_pipeline.engine.generations import ResolvePolicy
-from luma_pipeline.engine.looks import Looks
+from luma_pipeline.engine.looks import VERIFIED_MARKS, Looks
 from luma_pipeline.engine.partition import (
     GENERATIONS,
     TASKS,
@@ -52,6 +52,7 @@ STOPS_THE_RUN = (LumaError, BucketError, SourceTableError)
 """Errors that concern every partition: no other one is begun."""
 
 _PARTITIONS_AT_ONCE = 8
+_ROWS_OUTSIDE = "rows-outside"
 _PROGRESS_SECONDS = 5.0
 
 
@@ -125,7 +126,7 @@ class PipelineRun:
         self._ended: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
         self._workers = 0
         self.rows_outside: RowsOutside | None = None
-        """Rows of the source table that are in no partition; None where the source was not opened."""
+        """Rows of the source table that are in no partition; None where they were not counted in this run."""
 
     def __enter__(self) -> PipelineRun:
         try:
@@ -175,8 +176,8 @@ class PipelineRun:
         if not partitions:
             return {}
         self._counter.begin(len(partitions))
-        if self._work is not None and self._work.looks is not None:
-            self._work.looks.share_out(len(partitions))
+        if self._work is not None:
+            self._work.share_out(partitions)
         failures: dict[str, Exception] = {}
         stop: Exception | None = None
         self._start_workers(partitions)
@@ -236,7 +237,7 @@ class PipelineRun:
             self._copier = self._open_copier(links, overwrite=overwrite)
         return PartitionWork(
             dataset=dataset,
-            source=self._open_source() if TASKS in self._datasets else None,
+            source=self._open_source(dataset) if TASKS in self._datasets else None,
             client=client if GENERATIONS in self._datasets else None,
             copier=self._copier,
             resolve=ResolvePolicy(
@@ -273,9 +274,17 @@ class PipelineRun:
             copier.sweep_orphans(self._settings.policies.orphans_older_than_seconds)
         return copier
 
-    def _open_source(self) -> SourceTable:
+    def _open_source(self, dataset: Dataset) -> SourceTable:
+        """The source table; once in a while its rows that are in no partition are counted."""
         source = self._opened.keep_source(self._settings.source)
-        self.rows_outside = source.rows_outside()
+        source.check()
+        marks = dataset.marks(VERIFIED_MARKS)
+        counted_at = None if self._options.verify else marks.set_at(_ROWS_OUTSIDE)
+        age = timedelta(seconds=self._settings.policies.verify_after_seconds)
+        if counted_at is None or datetime.now(UTC) - counted_at >= age:
+            self.rows_outside = source.rows_outside()
+            if not self._options.dry_run:
+                marks.set(_ROWS_OUTSIDE)
         return source
 
     # -- threads ----------------------------------------------------------------------------------------------------

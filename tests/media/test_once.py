@@ -162,7 +162,7 @@ def test_thousands_of_known_objects_cost_a_few_listings(area: Area) -> None:
 def test_what_the_listing_does_not_have_just_so_is_not_seen(area: Area) -> None:
     keys = [f"{area.prefix}/{n:05}/video.mp4" for n in range(300)]
     put_all(area, keys[:200])
-    found = [(key, 5, ETAG) for key in keys]
+    found: list[tuple[str, int, str | None]] = [(key, 5, ETAG) for key in keys]
     found[0] = (keys[0], 6, ETAG)
     found[1] = (keys[1], 5, "another")
     found[2] = (keys[2], 5, None)
