@@ -128,6 +128,11 @@ class LocalStorage:
         with self._explained():
             Path(path).unlink(missing_ok=True)
 
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """See `Storage.delete_all`."""
+        for path in paths:
+            self.delete(path)
+
     def prune(self, folder: str) -> None:
         """See `Storage.prune`."""
         with contextlib.suppress(OSError):  # it is not empty, or not there

@@ -221,6 +221,11 @@ class S3Storage:
         with self._explained():
             self._store.delete(self._key(path))
 
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """See `Storage.delete_all`."""
+        with self._explained():
+            self._store.delete_all([self._key(path) for path in paths])
+
     def prune(self, folder: str) -> None:
         """See `Storage.prune`. S3 has no folders."""
 

@@ -88,6 +88,9 @@ class Storage(Protocol):
     def delete(self, path: str) -> None:
         """Delete a file, if it is there."""
 
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """Delete files, as far as they are there."""
+
     def prune(self, folder: str) -> None:
         """Remove a folder if it is empty."""
 
