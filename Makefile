@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test lint types check lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill clean
+.PHONY: demo dev sandbox test lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -27,14 +27,38 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-check: lint types test
+definitions: $(READY)
+	$(BIN)/dagster definitions validate
+
+check: lint types definitions docs test
+
+# What git asks before a commit (lint) and before a push (types).
+hooks: $(READY)
+	$(BIN)/pre-commit install
+
+image:
+	docker build --file deploy/docker-compose/Dockerfile --tag luma-pipeline .
+
+# The site, into build/docs; it fails on a warning.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
+
+# What the docs have from the code: tables, and pictures of the sandbox in the UI (needs chromium).
+docs-tables: $(READY)
+	$(BIN)/python docs/tables.py
+
+docs-pictures: $(READY)
+	$(BIN)/python -m tests.docs.pictures
 
 # The lower bounds of pyproject.toml, each installed and tested.
 test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lowest.lock
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	$(VENV)-lowest/bin/python -m pytest -n 2 --dist loadfile tests/http tests/s3 tests/luma tests/media tests/source tests/dataset tests/engine tests/pipeline
+	$(VENV)-lowest/bin/python -m pytest -n 3 --dist loadfile tests/http tests/s3 tests/luma tests/media tests/source tests/dataset tests/engine tests/pipeline
 
 # Both need uv: the lowest and the newest versions that pyproject.toml allows, for every supported Python.
 lock:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib.util
-import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -90,12 +88,35 @@ def _run_sandbox(arguments: argparse.Namespace) -> int:
 
 def _run_dev(arguments: argparse.Namespace) -> int:
     with _sandbox(arguments, _LIVE_OPEN_TASK_MINUTES) as sandbox, contextlib.suppress(KeyboardInterrupt):
-        print(f"# The sandbox is in {sandbox.directory}; Ctrl-C stops it.")
-        print(sandbox.exports(), flush=True)
-        with _dagster_dev(sandbox, arguments.webserver_port) as dagster:
-            code = dagster.wait()
-            raise CommandError(f"dagster dev ended with exit code {code}.")
+        from luma_pipeline.sandbox.demo import DemoError, has_every_day, run_pipeline
+        from luma_pipeline.sandbox.dev import DagsterDev, DagsterDevError
+        from luma_pipeline.sandbox.server import PortTakenError
+
+        print("Starting the sandbox and Dagster...", file=sys.stderr, flush=True)
+        try:
+            dagster = DagsterDev(sandbox, port=arguments.webserver_port)
+            if not has_every_day(sandbox):
+                run_pipeline(sandbox, tell=_tell_nobody)
+            with dagster:
+                print(_what_to_click(dagster.url, dagster.log_path), flush=True)
+                dagster.wait()
+        except PortTakenError as error:
+            raise CommandError(f"{error} (--webserver-port)") from error
+        except (DemoError, DagsterDevError) as error:
+            raise CommandError(str(error)) from error
     return 0
+
+
+def _tell_nobody(text: str) -> None:
+    """Keep the terminal quiet until there is something to click."""
+
+
+def _what_to_click(url: str, log_path: Path) -> str:
+    return (
+        f"Open {url}/asset-groups: the lineage, with every day of the sandbox materialized.\n"
+        f"Click luma_videos, then a day, to see its videos. {url}/runs shows the schedule at work.\n"
+        f"Ctrl-C stops everything. Dagster's log: {log_path}"
+    )
 
 
 def _run_demo(arguments: argparse.Namespace) -> int:
@@ -129,26 +150,6 @@ def _sandbox(arguments: argparse.Namespace, open_task_minutes: Sequence[float]) 
         yield sandbox
     finally:
         sandbox.stop()
-
-
-@contextlib.contextmanager
-def _dagster_dev(sandbox: Sandbox, port: int) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "luma_pipeline.definitions", "-h", "127.0.0.1"]
-    process = subprocess.Popen(  # noqa: S603 (this interpreter, no input of a user but a number)
-        [*command, "-p", str(port)],
-        env=sandbox.process_environment(),
-        # Its own group: Ctrl-C comes here first, and no process of it is left when this one has gone.
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=20)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 def _interrupt(signal_number: int, frame: FrameType | None) -> None:  # noqa: ARG001 (the handler's signature)

@@ -70,6 +70,7 @@ PUBLIC = {
         "LinkSource",
         "MediaCopier",
         "MediaError",
+        "MediaFacts",
         "MediaKind",
         "MediaSettingsError",
         "ObjectSettings",
@@ -79,7 +80,20 @@ PUBLIC = {
         "preferred_link",
         "redact_link",
     ],
-    "luma_pipeline.component": ["ENVIRONMENT", "LumaPipelineComponent"],
+    "luma_pipeline.component": [
+        "CheckSettings",
+        "ENVIRONMENT",
+        "GallerySettings",
+        "LumaPipelineComponent",
+        "PartitionSettings",
+        "ProviderSettings",
+        "ScheduleSettings",
+        "SettingRow",
+        "SettingsError",
+        "SourceSettings",
+        "VideoSettings",
+        "setting_rows",
+    ],
 }
 
 

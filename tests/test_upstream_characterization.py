@@ -10,7 +10,7 @@ from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import AssetPartitionStatus
 from pydantic import Field
 
-from luma_pipeline.orchestration import assets as pipeline
+from luma_pipeline.orchestration.outputs import already_logged
 
 DAYS = ["2024-12-01", "2024-12-02", "2024-12-03"]
 PARTITIONS = dg.DailyPartitionsDefinition(DAYS[0], end_date="2025-01-01")
@@ -73,8 +73,7 @@ class World:
             if config.fails or (config.fails_once and context.retry_number == 0):
                 raise dg.Failure("a partition failed", allow_retries=config.fails_once)
             for key in self.selected:
-                metadata = pipeline._ALREADY_LOGGED if config.suppress else {}
-                yield dg.MaterializeResult(asset_key=key, metadata=metadata)
+                yield already_logged(context, key) if config.suppress else dg.MaterializeResult(asset_key=key)
 
         @dg.asset(partitions_def=PARTITIONS, io_manager_key="recording")
         def downstream(second: int) -> None:
@@ -141,7 +140,7 @@ def test_a_run_that_logged_its_partitions_adds_no_second_event_and_downstream_st
     assert world.io_manager.stored == []
 
 
-def test_without_the_key_there_would_be_a_second_event(world: World) -> None:
+def test_a_result_in_its_place_would_make_a_second_event(world: World) -> None:
     assert world.run(FIRST, SECOND, suppress=False).success
     assert sorted(world.partitions_with_event(FIRST)) == sorted([*DAYS, *DAYS])
 
@@ -211,7 +210,7 @@ def test_a_blocking_check_stops_downstream_when_yielded_and_not_when_logged() ->
                         yield evaluation
                     else:
                         context.log_event(evaluation)
-            yield dg.MaterializeResult(asset_key=FIRST, metadata=pipeline._ALREADY_LOGGED)
+            yield already_logged(context, FIRST)
 
         @dg.asset(deps=["first"], partitions_def=PARTITIONS)
         def downstream() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.sandbox.cdn import CdnServer
 from luma_pipeline.sandbox.provider import TOKEN, Generation, ProviderServer
 from luma_pipeline.sandbox.s3 import ObjectStore
+from tests.settings import component_with
 
 
 @dataclass
@@ -45,7 +46,14 @@ class World:
             for task_id, submitted_at in tasks:
                 connection.exec_driver_sql("INSERT INTO generations VALUES (?, ?)", (task_id, submitted_at))
                 if known and task_id:
-                    self.provider.add(Generation(task_id, urls=self.cdn.publish(task_id), **generation))
+                    self.provider.add(replace(Generation(task_id).published(self.cdn), **generation))
+        engine.dispose()
+
+    def unsubmit_all(self) -> None:
+        """Take every task out of the source table."""
+        engine = sa.create_engine(self.source_url)
+        with engine.begin() as connection:
+            connection.exec_driver_sql("DELETE FROM generations")
         engine.dispose()
 
     def component(self, **settings: Any) -> LumaPipelineComponent:
@@ -61,7 +69,7 @@ class World:
             "retry_delay_seconds": 0.0,
             "give_up_after_hours": 24 * 365 * 100,
         }
-        return LumaPipelineComponent(**{**defaults, **self.settings, **settings})
+        return component_with(**{**defaults, **self.settings, **settings})
 
     def environment(self, **settings: str) -> dict[str, str]:
         """The settings of `component` as the variables of another process."""

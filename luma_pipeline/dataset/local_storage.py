@@ -69,9 +69,13 @@ class LocalStorage:
     def open(self, path: str, *, whole: bool = False) -> OpenedFile:  # noqa: ARG002
         """See `Storage.open`. A file that is open stays as it is when another run replaces it."""
         try:
-            source = pa.OSFile(path)
-            found = os.fstat(source.fileno())
-            return OpenedFile(source, _version(found), found.st_size)
+            # Before pyarrow 25, an OSFile has no working fileno().
+            while True:
+                found = os.stat(path)
+                source = pa.OSFile(path)
+                if _version(os.stat(path)) == _version(found):
+                    return OpenedFile(source, _version(found), found.st_size)
+                source.close()
         except (FileNotFoundError, NotADirectoryError):
             raise FileNotFoundError(path) from None
         except PermissionError as error:

@@ -31,6 +31,11 @@ VIDEOS_SCHEMA: pa.Schema = pa.schema(
         pa.field("copied_at", TIMESTAMP),
         pa.field("error_code", pa.string()),
         pa.field("error_message", pa.string()),
+        pa.field("width", pa.int64()),
+        pa.field("height", pa.int64()),
+        pa.field("duration_seconds", pa.float64()),
+        pa.field("codec", pa.string()),
+        pa.field("frame_rate", pa.float64()),
     ]
 )
 """One row per task and artifact."""

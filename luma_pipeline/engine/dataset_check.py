@@ -10,19 +10,22 @@ import random
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luma_pipeline.dataset import Dataset, DatasetError, PartitionFile, Verdict, VideosVerdict
+from luma_pipeline.dataset import Dataset, DatasetError, GenerationsVerdict, PartitionFile, Verdict, VideosVerdict
 from luma_pipeline.engine.earlier_videos import IN_BUCKET, is_of_bucket
 from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS, key_of_mark, mark_of
+from luma_pipeline.engine.report import TASK_ID_MISMATCH
 from luma_pipeline.engine.resources import OpenResources
 from luma_pipeline.engine.threads import finish, start
-from luma_pipeline.engine.verdict import Judge, judge_generations, judge_videos
-from luma_pipeline.luma import GATEWAY, ProviderSpec
+from luma_pipeline.engine.verdict import Judge, drift_in, judge_generations, judge_videos
+from luma_pipeline.engine.video_answers import differing_of_file, shown
+from luma_pipeline.luma import GATEWAY, Drift, ProviderSpec
 from luma_pipeline.media import BucketError, MediaCopier, TransferConfig
 
 __all__ = ["CheckPlan", "DatasetState", "LostObject", "StoreLook", "check_dataset"]
@@ -31,6 +34,10 @@ _AT_ONCE = 8
 _LOOK_UP_KEYS = 1000
 """Objects that are looked up together: the bound of the memory."""
 _MOST_LOST = 20
+_MOST_PARTITIONS = 3
+_MOST_ROW_GROUPS = 3
+_MOST_EXAMPLES = 10
+_EXAMPLE_COLUMNS = ("task_id", "outcome", "error_code", "raw_response", "polled_at")
 _COLUMNS = ("status", "bucket", "key", "size_bytes")
 
 
@@ -81,6 +88,7 @@ class DatasetState:
 
     `not_judged` are the partitions of luma_generations and of luma_videos that have been written and have no verdict.
     `left_out` are verdicts on partitions that the plan does not have; `unknown` are names that are no verdicts.
+    `drift`, `mismatched_tasks` and `differing_videos` are examples from the newest partitions that have any.
     """
 
     verdicts: Mapping[str, Verdict]
@@ -88,6 +96,9 @@ class DatasetState:
     left_out: int
     unknown: Sequence[str]
     store: StoreLook
+    drift: Sequence[Drift] = ()
+    mismatched_tasks: Sequence[str] = ()
+    differing_videos: Sequence[Mapping[str, str]] = ()
 
 
 def check_dataset(url: str, videos: TransferConfig, plan: CheckPlan) -> DatasetState:
@@ -137,7 +148,58 @@ class _Check:
         except (BucketError, DatasetError) as error:
             self._look.problem = str(error)
         ordered = {key: verdicts[key] for key in self._plan.keys if key in verdicts}
-        return DatasetState(ordered, not_judged, len(by_key.keys() - set(self._plan.keys)), listed.unknown, self._look)
+        left_out = len(by_key.keys() - set(self._plan.keys))
+        return DatasetState(
+            ordered,
+            not_judged,
+            left_out,
+            listed.unknown,
+            self._look,
+            self._drift(ordered),
+            self._mismatched_tasks(ordered),
+            self._differing_videos(ordered),
+        )
+
+    # -- examples ---------------------------------------------------------------------------------------------------
+
+    def _drift(self, verdicts: Mapping[str, Verdict]) -> Sequence[Drift]:
+        """The drift of some rows of the newest partition that has any."""
+        with suppress(DatasetError):  # the verdict is known, and this is an example of it
+            for table in islice(self._newest(verdicts, lambda part: part.drifted, 1), _MOST_ROW_GROUPS):
+                if drift := drift_in(table, self._plan.spec):
+                    return drift
+        return ()
+
+    def _mismatched_tasks(self, verdicts: Mapping[str, Verdict]) -> Sequence[str]:
+        """Some tasks of the newest partitions that were answered with another task's body."""
+        found: list[str] = []
+        with suppress(DatasetError):
+            for table in self._newest(verdicts, lambda part: part.mismatched, _MOST_PARTITIONS):
+                mismatched = table["task_id"].filter(pc.equal(table["error_code"], TASK_ID_MISMATCH))
+                found += mismatched[: _MOST_EXAMPLES - len(found)].to_pylist()
+        return found
+
+    def _differing_videos(self, verdicts: Mapping[str, Verdict]) -> Sequence[Mapping[str, str]]:
+        """Some videos of the newest partition that has any which are not what their answers say."""
+        keys = (
+            key for key in reversed(list(verdicts)) if (part := verdicts[key].videos) is not None and part.differing
+        )
+        found: list[Mapping[str, str]] = []
+        with suppress(DatasetError):
+            for key in islice(keys, 1):
+                files = [self._dataset.partition(name, self._plan.folder_of(key)) for name in (VIDEOS, GENERATIONS)]
+                for table in differing_of_file(files[0], files[1], self._plan.spec):
+                    rows = table.slice(0, _MOST_EXAMPLES - len(found)).to_pylist()
+                    found += ({"partition": key, **shown(row)} for row in rows)
+        return found
+
+    def _newest(
+        self, verdicts: Mapping[str, Verdict], count_of: Callable[[GenerationsVerdict], int], most: int
+    ) -> Iterator[pa.Table]:
+        """The rows of the newest partitions of luma_generations that have any of what is counted."""
+        parts = ((key, verdicts[key].generations) for key in reversed(list(verdicts)))
+        for key in islice((key for key, part in parts if part is not None and count_of(part)), most):
+            yield from self._dataset.partition(GENERATIONS, self._plan.folder_of(key)).batches(_EXAMPLE_COLUMNS)
 
     # -- partitions without a verdict -------------------------------------------------------------------------------
 
@@ -164,7 +226,7 @@ class _Check:
             generations = (
                 None if is_judged[GENERATIONS] else judge_generations(files[GENERATIONS], files[TASKS], self._plan.spec)
             )
-            videos = None if is_judged[VIDEOS] else judge_videos(files[VIDEOS])
+            videos = None if is_judged[VIDEOS] else judge_videos(files[VIDEOS], files[GENERATIONS], self._plan.spec)
             verdicts[key] = self._judge_of(key).put(generations, videos)
 
         sets = {name: frozenset(keys) for name, keys in not_judged.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ from luma_pipeline.dataset.schema import fields_of
 from luma_pipeline.engine.looks import Look
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.luma import GATEWAY, ProviderSpec
-from luma_pipeline.media import Artifact, CopyStatus, ErrorCode, KnownObject, LinkSource
+from luma_pipeline.media import Artifact, CopyStatus, ErrorCode, KnownObject, LinkSource, MediaFacts
 
 __all__ = [
     "IN_BUCKET",
@@ -55,6 +55,7 @@ _FINAL_ERRORS = frozenset(
 `forbidden_address`, `bad_scheme`) costs next to nothing to refuse again."""
 _STATE_COLUMNS = ("task_id", "artifact", "status", "bucket", "key", "error_code", "copied_at")
 _KNOWN_COLUMNS = ("key", "size_bytes", "sha256", "etag", "content_type", "copied_at")
+_FACT_COLUMNS = tuple(field.name for field in fields(MediaFacts))
 
 
 @dataclass(frozen=True)
@@ -178,11 +179,14 @@ class EarlierVideos:
             return None
         group = int(np.searchsorted(self._starts, number, side="right")) - 1
         if self._page is None or self._page[0] != group:
-            self._page = group, self._reader.row_group(group, _KNOWN_COLUMNS, VIDEOS_SCHEMA)
+            self._page = group, self._reader.row_group(group, (*_KNOWN_COLUMNS, *_FACT_COLUMNS), VIDEOS_SCHEMA)
         within = number - int(self._starts[group])
-        row = {name: self._page[1][name][within].as_py() for name in _KNOWN_COLUMNS}
+        row = self._page[1].slice(within, 1).to_pylist()[0]
         # An object in an archive can have no digest: it was found there, and cannot be read.
-        return None if row["key"] is None or row["size_bytes"] is None else KnownObject(**row)
+        if row["key"] is None or row["size_bytes"] is None:
+            return None
+        facts = MediaFacts(**{name: row.pop(name) for name in _FACT_COLUMNS})
+        return KnownObject(**row, facts=facts)
 
     def take(self, numbers: Positions, columns: Sequence[str] | None = None) -> pa.Table:
         """The rows with these numbers, in their order; all columns or some."""

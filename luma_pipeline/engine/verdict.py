@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,9 +28,13 @@ from luma_pipeline.dataset.verdicts import PartitionVerdict
 from luma_pipeline.engine.candidates import Tasks
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.report import GenerationsReport
+from luma_pipeline.engine.video_answers import differing_of_file
 from luma_pipeline.luma import Drift, Outcome, ProviderSpec, State, TaskResult, flatten
 from luma_pipeline.luma.responses import read_generation
 from luma_pipeline.media import CopyStatus
+
+if TYPE_CHECKING:
+    from luma_pipeline.engine.videos import VideosReport
 
 __all__ = ["Judge", "drift_in", "generations_verdict", "judge_generations", "judge_videos", "videos_verdict"]
 
@@ -49,11 +54,8 @@ class Judge:
         self._spec = spec
         self._stored: PartitionVerdict | None = None
         self._before: Verdict | None = None
-
-    def is_missing(self, *, generations: bool, videos: bool) -> tuple[bool, bool]:
-        """Which of the parts that are asked about have not been judged."""
-        now = self._opened().now
-        return generations and now.generations is None, videos and now.videos is None
+        self.earlier = Verdict()
+        """The verdict of earlier runs, as far as it has been looked up."""
 
     def on_generations(self, rows: Iterable[pa.Table], report: GenerationsReport) -> Iterator[pa.Table]:
         """The rows that are written, which `report` counts. At their end the verdict on them is put."""
@@ -68,13 +70,13 @@ class Judge:
             yield table
         self.put(generations=generations_verdict(report, drifted))
 
-    def on_videos(self, rows: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        """The rows of a manifest that are written. At their end the verdict on them is put."""
+    def on_videos(self, rows: Iterable[pa.Table], report: VideosReport) -> Iterator[pa.Table]:
+        """The rows of a manifest that are written, which `report` counts. At their end the verdict on them is put."""
         statuses: Counter[str] = Counter()
         for table in rows:
             _count(statuses, table["status"])
             yield table
-        self.put(videos=videos_verdict(statuses))
+        self.put(videos=videos_verdict(statuses, report.differing))
 
     def put(self, generations: GenerationsVerdict | None = None, videos: VideosVerdict | None = None) -> Verdict:
         """Replace the parts that are given; the others stay as they are. Returns the verdict."""
@@ -106,6 +108,7 @@ class Judge:
     def _opened(self) -> PartitionVerdict:
         if self._stored is None:
             self._stored = self._verdicts.of(self._mark)
+            self.earlier = self._stored.now
         return self._stored
 
 
@@ -125,10 +128,14 @@ def generations_verdict(report: GenerationsReport, drifted: int) -> GenerationsV
     )
 
 
-def videos_verdict(statuses: Counter[str]) -> VideosVerdict:
-    """The verdict on the rows of a manifest with these statuses."""
-    in_bucket = statuses[CopyStatus.COPIED.value] + statuses[CopyStatus.ALREADY_PRESENT.value]
-    return VideosVerdict(in_bucket, statuses[CopyStatus.EXPIRED.value], statuses[CopyStatus.FAILED.value])
+def videos_verdict(statuses: Counter[str], differing: int) -> VideosVerdict:
+    """The verdict on the rows of a manifest with these statuses, of which so many are not what the answers say."""
+    return VideosVerdict(
+        in_bucket=statuses[CopyStatus.COPIED.value] + statuses[CopyStatus.ALREADY_PRESENT.value],
+        expired=statuses[CopyStatus.EXPIRED.value],
+        failed=statuses[CopyStatus.FAILED.value],
+        differing=differing,
+    )
 
 
 def judge_generations(file: PartitionFile, tasks_file: PartitionFile, spec: ProviderSpec) -> GenerationsVerdict:
@@ -144,12 +151,13 @@ def judge_generations(file: PartitionFile, tasks_file: PartitionFile, spec: Prov
     return generations_verdict(report, drifted)
 
 
-def judge_videos(file: PartitionFile) -> VideosVerdict:
-    """The verdict on a manifest as it is. Raises DatasetError."""
+def judge_videos(file: PartitionFile, generations_file: PartitionFile, spec: ProviderSpec) -> VideosVerdict:
+    """The verdict on a manifest as it is, beside the file of luma_generations. Raises DatasetError."""
     statuses: Counter[str] = Counter()
     for table in file.batches(["status"]):
         _count(statuses, table["status"])
-    return videos_verdict(statuses)
+    differing = sum(len(found) for found in differing_of_file(file, generations_file, spec))
+    return videos_verdict(statuses, differing)
 
 
 def drift_in(table: pa.Table, spec: ProviderSpec) -> tuple[Drift, ...]:

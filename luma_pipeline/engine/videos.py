@@ -41,6 +41,7 @@ from luma_pipeline.engine.earlier_videos import (
     is_of_bucket,
 )
 from luma_pipeline.engine.verdict import Judge
+from luma_pipeline.engine.video_answers import Said, VideoAnswers, answer_columns, differing_rows, said_of, shown
 from luma_pipeline.luma import ProviderSpec, State, TaskResult
 from luma_pipeline.luma.links import (
     LinkLookup,
@@ -68,12 +69,16 @@ _NO_FETCH = "about:blank"
 _DIGEST_COLUMNS = ("task_id", "artifact", "key", "sha256", "error_code")
 _LISTED_COLUMNS = ("key", "size_bytes", "etag")
 _FIRST_FAILURES = 20
+_FIRST_DIFFERING = 10
 _FAILURE_COLUMNS = ("task_id", "artifact", "status", "error_code", "error_message")
 
 
 @dataclass
 class VideosReport:
-    """The numbers of one partition. Times are seconds."""
+    """The numbers of one partition. Times are seconds.
+
+    `differing` counts all rows whose video is not what the provider's answer says; the first of them are shown.
+    """
 
     statuses: Counter[str] = field(default_factory=Counter)
     rows: int = 0
@@ -85,6 +90,8 @@ class VideosReport:
     first_failures: list[dict[str, str]] = field(default_factory=list)
     is_verified: bool = False
     """All objects were looked at, which is to be noted."""
+    differing: int = 0
+    first_differing: list[dict[str, str]] = field(default_factory=list)
     to_check: list[tuple[str, int]] = field(default_factory=list, repr=False)
     """Keys and sizes in bytes, by the manifest, of objects picked at random."""
     written: Written | None = None
@@ -104,6 +111,13 @@ class VideosReport:
         for row in failures.slice(0, _FIRST_FAILURES - len(self.first_failures)).to_pylist():
             self.first_failures.append({name: value or "" for name, value in row.items()})
 
+    def count_differing(self, table: pa.Table, said: Said) -> None:
+        """Take in rows of tasks that are completed, beside what their answers say, in the shape (rows, 3)."""
+        found = differing_rows(table, said)
+        self.differing += len(found)
+        left = _FIRST_DIFFERING - len(self.first_differing)
+        self.first_differing += [shown(row) for row in found.slice(0, left).to_pylist()]
+
 
 class _Begun(NamedTuple):
     """What is to be known of a copy when it ends. One that is not fetched only finds what is in the bucket.
@@ -115,6 +129,13 @@ class _Begun(NamedTuple):
     is_old: bool
     is_fetched: bool
     confirms: KnownObject | None
+
+
+class _Group(NamedTuple):
+    """Some completed tasks: what was decided of their artifacts, and what the answers say of these."""
+
+    decision: CopyDecision
+    said: Said
 
 
 class PartitionVideos:
@@ -177,17 +198,17 @@ class PartitionVideos:
         Raises:
             BucketError: The bucket cannot be used any more.
         """
-        decisions = self._copy_rest(generations)
+        groups = self._copy_rest(generations)
         if self._is_one_lost and not self._earlier.look.is_whole:
             _log.warning("an object that %s knows is not in the bucket: all of them are looked at", self._file.path)
             self._earlier.look_at_all()
-            decisions = self._copy_rest(generations)
+            groups = self._copy_rest(generations)
         report = self._report
-        report.open_artifacts += sum(decision.open_others for decision in decisions)
-        report.written = self._earlier.written() if self._is_unchanged(decisions) else None
-        rows = self._rows(decisions)
+        report.open_artifacts += sum(group.decision.open_others for group in groups)
+        report.written = self._earlier.written() if self._is_unchanged(groups) else None
+        rows = self._rows(groups, generations)
         if judge is not None and (report.written is None or self._earlier.look.is_whole):
-            rows = judge.on_videos(rows)
+            rows = judge.on_videos(rows, report)
         if report.written is None:
             report.written = self._file.replace(VIDEOS_SCHEMA, rows, _DIGEST_COLUMNS)
         else:
@@ -199,21 +220,22 @@ class PartitionVideos:
 
     # -- copying ----------------------------------------------------------------------------------------------------
 
-    def _copy_rest(self, generations: PartitionFile) -> list[CopyDecision]:
+    def _copy_rest(self, generations: PartitionFile) -> list[_Group]:
         """Copy what is not begun and wait for all of it; returns what was decided, in the order of the generations."""
-        decisions = self._begin_rest(generations)
+        groups = self._begin_rest(generations)
         while self._under_way:
             self._take(*self._done.get())
-        return decisions
+        return groups
 
-    def _begin_rest(self, generations: PartitionFile) -> list[CopyDecision]:
-        spec = self._policy.spec
+    def _begin_rest(self, generations: PartitionFile) -> list[_Group]:
+        spec, artifacts = self._policy.spec, self._policy.artifacts
+        columns = dict.fromkeys([*link_columns(artifacts, spec.artifacts), *answer_columns(artifacts, spec)])
         while True:
             self._earlier.identities.forget()
             self._begun.forget()
-            groups = _completed(generations, spec, link_columns(self._policy.artifacts, spec.artifacts))
+            groups = _completed(generations, spec, list(columns))
             try:
-                return [self._copy_group(group) for group in groups]
+                return [_Group(self._copy_group(group), said_of(group, artifacts, spec)) for group in groups]
             except StaleVersionError as error:
                 _log.info("%s; it is read again", error)
 
@@ -288,20 +310,26 @@ class PartitionVideos:
 
     # -- the manifest -----------------------------------------------------------------------------------------------
 
-    def _rows(self, decisions: Sequence[CopyDecision]) -> Iterator[pa.Table]:
+    def _rows(self, groups: Sequence[_Group], generations: PartitionFile) -> Iterator[pa.Table]:
         """The rows in the order of the generations, then those that are kept of others, in their order before."""
         to_check = _Sample(self._policy.most_checked)
-        for decision in decisions:
-            table, is_kept = self._rows_of(decision)
+        for group in groups:
+            table, is_kept = self._rows_of(group.decision)
             self._report.count_rows(table, is_kept)
+            self._report.count_differing(table, group.said.reshape(-1, group.said.shape[-1]))
             yield self._counted(table, to_check)
-        kept = self._earlier.to_keep(decisions)
+        kept = self._earlier.to_keep(group.decision for group in groups)
+        answers = VideoAnswers.read(generations, self._policy.spec) if len(kept) else None
         for start in range(0, len(kept), ROW_GROUP_ROWS):
-            yield self._counted(self._earlier.take(kept[start : start + ROW_GROUP_ROWS]), to_check)
+            table = self._earlier.take(kept[start : start + ROW_GROUP_ROWS])
+            if answers is not None:
+                self._report.count_differing(table, answers.of(table))
+            yield self._counted(table, to_check)
         self._report.to_check = to_check.picked
 
-    def _is_unchanged(self, decisions: Sequence[CopyDecision]) -> bool:
+    def _is_unchanged(self, groups: Sequence[_Group]) -> bool:
         """Whether the manifest has all rows already, in their order."""
+        decisions = [group.decision for group in groups]
         if any((self._new_rows(decision) >= 0).any() for decision in decisions):
             return False
         numbers = [*(decision.earlier.ravel() for decision in decisions), self._earlier.to_keep(decisions)]
@@ -378,7 +406,8 @@ def _completed(generations: PartitionFile, spec: ProviderSpec, columns: Sequence
 
 
 def _row(result: CopyResult) -> dict[str, Any]:
-    row = {name: getattr(result, name) for name in VIDEOS_SCHEMA.names}
+    facts = result.facts
+    row = {name: getattr(facts if hasattr(facts, name) else result, name) for name in VIDEOS_SCHEMA.names}
     row["artifact"], row["status"] = result.artifact.value, result.status.value
     return row
 

@@ -24,6 +24,7 @@ from luma_pipeline.media.errors import (
     MediaSettingsError,
     StoreUnavailableError,
 )
+from luma_pipeline.media.facts import MediaFacts
 from luma_pipeline.media.links import expires_at, redact_link
 from luma_pipeline.media.results import CopyRequest, CopyResult, CopyStatus, KnownObject
 from luma_pipeline.media.store import ObjectSettings
@@ -44,6 +45,7 @@ __all__ = [
     "LinkSource",
     "MediaCopier",
     "MediaError",
+    "MediaFacts",
     "MediaKind",
     "MediaSettingsError",
     "ObjectSettings",

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from luma_pipeline.media.buffers import BufferPool
 from luma_pipeline.media.download import Download, DownloadLimits, StreamRestarted
 from luma_pipeline.media.errors import BucketError, CopyError, ErrorCode
+from luma_pipeline.media.facts import NO_FACTS, MediaFacts
 from luma_pipeline.media.intake import Arrived, Intake
 from luma_pipeline.media.keys import KeyTemplate
 from luma_pipeline.media.links import Link, redact_link
@@ -20,7 +21,7 @@ from luma_pipeline.media.object_decision import Expected, Match, ObjectFacts, Ow
 from luma_pipeline.media.object_index import ObjectIndex
 from luma_pipeline.media.results import CopyRequest, CopyStatus, KnownObject
 from luma_pipeline.media.sniff import MediaType
-from luma_pipeline.media.store import Bucket, KeyExists, ObjectLabel, StoredObject, Upload
+from luma_pipeline.media.store import Bucket, Contents, KeyExists, ObjectLabel, StoredObject, Upload
 from luma_pipeline.media.transport import Transport
 
 _PUBLISH_TRIES = 3
@@ -53,6 +54,7 @@ class PlacedObject:
     sha256: str | None
     etag: str | None
     copied_at: datetime | None
+    facts: MediaFacts
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class ArtifactCopy:
         self._bucket = tools.bucket
         self._request = request
         self.known = request.known
+        self._read: tuple[StoredObject, Contents] | None = None
         link = Link((request.source_url or "").strip(), refresh, request.better_link)
         self.waited = 0.0
         """Seconds in which it waited for its turn to be fetched."""
@@ -132,7 +135,7 @@ class ArtifactCopy:
 
         def digest() -> Match:
             if size is not Match.DIFFERENT:
-                return compare(self._bucket.digest_of(stored), known.sha256)
+                return compare(self._contents_of(stored).sha256, known.sha256)
             # Not worth reading: only an object that tells its own digest can be another whole copy.
             told = stored.sha256
             return Match.UNKNOWN if told is None else Match.SAME if told == known.sha256 else Match.DIFFERENT
@@ -144,7 +147,7 @@ class ArtifactCopy:
         owner = Owner.THIS_COPY if stored.copy_id == copy_id else self._owner(stored)
 
         def digest() -> Match:
-            return compare(self._bucket.digest_of(stored), arrived.sha256)
+            return compare(self._contents_of(stored).sha256, arrived.sha256)
 
         size = compare(stored.size_bytes, arrived.size_bytes)
         return decide(ObjectFacts(Expected.FETCHED, owner, size, Match.UNKNOWN, digest))
@@ -153,8 +156,18 @@ class ArtifactCopy:
         is_ours = stored.belongs_to(self._request.task_id, self._request.artifact.value)
         return Owner.ARTIFACT if is_ours else Owner.OTHER
 
-    def _present(self, stored: StoredObject) -> PlacedObject:
-        return _placed(CopyStatus.ALREADY_PRESENT, stored, self._bucket.digest_of(stored))
+    def _present(self, stored: StoredObject, arrived: Arrived | None = None) -> PlacedObject:
+        contents = self._contents_of(stored)
+        facts = contents.facts
+        for same in (arrived, self._request.known):
+            if facts == NO_FACTS and same is not None and same.sha256 is not None and same.sha256 == contents.sha256:
+                facts = same.facts
+        return _placed(CopyStatus.ALREADY_PRESENT, stored, contents.sha256, facts)
+
+    def _contents_of(self, stored: StoredObject) -> Contents:
+        if self._read is None or self._read[0] is not stored:
+            self._read = stored, self._bucket.contents_of(stored)
+        return self._read[1]
 
     # -- fetching ---------------------------------------------------------------------------------------------------
 
@@ -163,8 +176,8 @@ class ArtifactCopy:
         copy_id = uuid.uuid4().hex
         source = redact_link(self.download.link.url)
 
-        def label(sha256: str | None = None) -> ObjectLabel:
-            return ObjectLabel(request.task_id, request.artifact.value, source, copy_id, sha256)
+        def label(sha256: str | None = None, facts: MediaFacts = NO_FACTS) -> ObjectLabel:
+            return ObjectLabel(request.task_id, request.artifact.value, source, copy_id, sha256, facts)
 
         def key(media_type: MediaType) -> str:
             return tools.template.key(request.task_id, request.artifact, media_type.extension)
@@ -176,7 +189,7 @@ class ArtifactCopy:
         with Intake(self.download, request.artifact, tools.buffers, tools.uploader, begin) as intake:
             self.waited += time.monotonic() - asked
             arrived = intake.take()
-            published = self._publish(key(arrived.media_type), arrived, label(arrived.sha256), found)
+            published = self._publish(key(arrived.media_type), arrived, label(arrived.sha256, arrived.facts), found)
             intake.is_completed = published.status is CopyStatus.COPIED
             return published
 
@@ -230,7 +243,9 @@ class ArtifactCopy:
         if not is_verified and not self._bucket.has_checksums:
             self._read_back(key, arrived)
         now = datetime.now(UTC)
-        return PlacedObject(CopyStatus.COPIED, key, arrived.size_bytes, content_type, arrived.sha256, etag, now)
+        return PlacedObject(
+            CopyStatus.COPIED, key, arrived.size_bytes, content_type, arrived.sha256, etag, now, arrived.facts
+        )
 
     def _confirm(self, key: str, arrived: Arrived, label: ObjectLabel) -> None:
         stored = self._bucket.head(key)
@@ -249,7 +264,7 @@ class ArtifactCopy:
 
     def _read_back(self, key: str, arrived: Arrived) -> None:
         """Read what was written to a store that checks nothing, and whose ETags are no MD5."""
-        if self._bucket.read_digest(key) not in {None, arrived.sha256}:
+        if self._bucket.read(key).sha256 not in {None, arrived.sha256}:
             self._delete_damaged(key, f"{arrived.size_bytes} bytes were written to {key}, other bytes were stored")
 
     def _standing(self, key: str, arrived: Arrived, label: ObjectLabel) -> PlacedObject | None:
@@ -266,9 +281,9 @@ class ArtifactCopy:
             what = f"{arrived.size_bytes} bytes were written to {key}, {stored.size_bytes} were stored"
             self._delete_damaged(key, what)
         if verdict is Verdict.WRITTEN:
-            return _placed(CopyStatus.COPIED, stored, arrived.sha256)
+            return _placed(CopyStatus.COPIED, stored, arrived.sha256, arrived.facts)
         if verdict is Verdict.PRESENT:
-            return self._present(stored)
+            return self._present(stored, arrived)
         raise CopyError(
             ErrorCode.KEY_TAKEN, f"an object that is not of this task stands under {key}; overwrite replaces it"
         )
@@ -292,10 +307,11 @@ def _as_known(known: KnownObject) -> PlacedObject:
         known.sha256,
         known.etag,
         known.copied_at,
+        known.facts,
     )
 
 
-def _placed(status: CopyStatus, stored: StoredObject, sha256: str | None) -> PlacedObject:
+def _placed(status: CopyStatus, stored: StoredObject, sha256: str | None, facts: MediaFacts) -> PlacedObject:
     return PlacedObject(
-        status, stored.key, stored.size_bytes, stored.content_type, sha256, stored.etag, stored.modified_at
+        status, stored.key, stored.size_bytes, stored.content_type, sha256, stored.etag, stored.modified_at, facts
     )

@@ -20,6 +20,7 @@ from luma_pipeline.media.bucket_listing import BucketListing
 from luma_pipeline.media.buffers import BufferPool
 from luma_pipeline.media.config import TransferConfig
 from luma_pipeline.media.errors import BucketError, CopyCancelled, CopyError, ErrorCode, StoreUnavailableError
+from luma_pipeline.media.facts import NO_FACTS
 from luma_pipeline.media.links import redact_link
 from luma_pipeline.media.object_index import ObjectIndex
 from luma_pipeline.media.results import CopyRequest, CopyResult, CopyStatus, KnownObject
@@ -318,6 +319,7 @@ class MediaCopier:
             copied_at=there.copied_at if there is not None else None,
             error_code=code,
             error_message=message,
+            facts=there.facts if there is not None else NO_FACTS,
             seconds=seconds,
             bytes_downloaded=copy.download.bytes_downloaded,
             attempts=copy.download.attempts,

@@ -13,7 +13,8 @@ from luma_pipeline.media.artifacts import Artifact
 from luma_pipeline.media.buffers import BufferPool
 from luma_pipeline.media.download import Download
 from luma_pipeline.media.errors import CopyError, ErrorCode
-from luma_pipeline.media.sniff import MOV, MP4, SNIFF_BYTES, BoxWalk, MediaType, declared_size, sniff
+from luma_pipeline.media.facts import FactsReader, MediaFacts
+from luma_pipeline.media.sniff import MOV, MP4, SNIFF_BYTES, MediaType, declared_size, sniff
 from luma_pipeline.media.store import Upload
 from luma_pipeline.s3.uploads import UploadedPart
 
@@ -32,6 +33,7 @@ class Arrived:
     body: bytearray | None
     upload: Upload | None
     parts: list[UploadedPart]
+    facts: MediaFacts
 
 
 class Intake:
@@ -55,7 +57,8 @@ class Intake:
         self._uploader = uploader
         self._begin = begin
         self._digest = hashlib.sha256()
-        self._boxes = BoxWalk()
+        self._facts = FactsReader()
+        self._boxes = self._facts.boxes
         self._head = b""
         self._media_type: MediaType | None = None
         self._upload: Upload | None = None
@@ -105,7 +108,13 @@ class Intake:
 
     def _arrived(self, media_type: MediaType, body: bytearray | None) -> Arrived:
         return Arrived(
-            media_type, self._download.position, self._digest.hexdigest(), body, self._upload, list(self._parts)
+            media_type,
+            self._download.position,
+            self._digest.hexdigest(),
+            body,
+            self._upload,
+            list(self._parts),
+            self._facts.facts(),
         )
 
     def _fill(self, buffer: bytearray) -> int:
@@ -119,7 +128,7 @@ class Intake:
                     break
                 with view[filled : filled + count] as chunk:
                     self._digest.update(chunk)
-                    self._boxes.feed(chunk)
+                    self._facts.feed(chunk)
                 filled += count
                 if self._media_type is None and filled >= SNIFF_BYTES:
                     self._head = bytes(view[:SNIFF_BYTES])

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from luma_pipeline.media.artifacts import Artifact
+from luma_pipeline.media.facts import NO_FACTS, MediaFacts
 
 
 class CopyStatus(StrEnum):
@@ -32,6 +33,7 @@ class KnownObject:
     etag: str | None = None
     content_type: str | None = None
     copied_at: datetime | None = None
+    facts: MediaFacts = NO_FACTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,8 @@ class CopyResult:
     `source_url` is without its query; `sha256` is in hex, and None for an object that was there before and cannot be
     read (an archive); `copied_at` is aware, UTC; `error_code` is an `ErrorCode`. Beside an error stand key, size and so
     on if the request's `known` object was not replaced, and not seen to be gone or damaged.
+    `facts` are what the file says of itself, as far as it was read: while it was copied, or when an object that was
+    there before had to be read; else what the object's metadata, or the `known` object, says.
     `attempts` counts requests to the media host, and is zero where nothing had to be fetched.
     """
 
@@ -71,6 +75,7 @@ class CopyResult:
     copied_at: datetime | None = None
     error_code: str | None = None
     error_message: str | None = None
+    facts: MediaFacts = NO_FACTS
     seconds: float = 0.0
     bytes_downloaded: int = 0
     attempts: int = 0

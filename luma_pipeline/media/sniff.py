@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from luma_pipeline.media.artifacts import MediaKind
@@ -129,6 +130,9 @@ def _ebml_size(data: bytes, at: int) -> tuple[int | None, int]:
 
 # A fragmented video of an hour has a few thousand; a file of nothing but tiny boxes is not worth following.
 _MOST_BOXES = 20_000
+# Boxes that describe the media. The index of ten minutes with sound has half a MiB.
+_KEPT = {b"moov", b"moof", b"meta"}
+_MOST_KEPT_BYTES = 4 * 1024 * 1024
 # What stands at the top level of a file: ISO/IEC 14496-12, 14496-14 and QuickTime, https://mp4ra.org/registered-types/boxes
 _TOP_LEVEL = frozenset(
     b"ftyp styp moov moof mdat free skip wide pnot udta meta meco mfra pdin sidx ssix prft emsg uuid imda".split()
@@ -144,9 +148,17 @@ class BoxWalk:
     Some tools append what is no box, such as a text. It is let pass where no part of the video can be missing: if it
     is less than a header, has a length that no box can have, or, after the whole index (`moov`) and media (`mdat`) of a
     file without fragments, is of no type that stands at the top level of a file.
+
+    `on_box` is given the type and the payload of each box that describes the media; None for one of more than 4 MiB.
+    It may raise nothing.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, on_box: Callable[[bytes, bytes | None], None] | None = None) -> None:
+        self._on_box = on_box
+        self._kept = bytearray()
+        self._kept_kind = b""
+        self._kept_to = 0
+        self._missing = 0  # bytes of the box that is being kept
         self._position = 0
         self._next_box = 0
         self._header = bytearray()
@@ -155,12 +167,19 @@ class BoxWalk:
         self._types: set[bytes] = set()
         self._last = b""
         self._may_be_no_box = False
+        self.is_lost = False
+        """Whether boxes may have been passed over: there were too many, or one of a size that no box can have."""
 
     def feed(self, data: memoryview) -> None:
         """Take the next bytes of the file."""
         start = self._position
         self._position = end = start + len(data)
-        while not self._to_the_end:
+        while not self._to_the_end or self._missing:
+            if self._missing:
+                self._keep(data, start)
+                if self._missing:
+                    return
+                continue
             at = self._next_box + len(self._header)
             if at >= end:
                 return
@@ -184,12 +203,42 @@ class BoxWalk:
         if size < smallest or self._boxes > _MOST_BOXES:
             # A size of zero is "up to the end of the file".
             self._to_the_end = True
+            self.is_lost = size != 0
+            if not self.is_lost:
+                self._begin_to_keep(kind, self._next_box + smallest, _MOST_KEPT_BYTES)
             return
+        self._begin_to_keep(kind, self._next_box + smallest, size - smallest)
         self._next_box += size
         is_whole_without = {b"moov", b"mdat"} <= self._types and b"moof" not in self._types
         self._may_be_no_box = is_whole_without and kind not in _TOP_LEVEL
         self._types.add(kind)
         self._last = kind
+
+    def _begin_to_keep(self, kind: bytes, start: int, size: int) -> None:
+        if self._on_box is None or kind not in _KEPT:
+            return
+        if 0 < size <= _MOST_KEPT_BYTES:
+            self._kept_kind, self._kept_to, self._missing = kind, start + size, size
+        else:
+            self._on_box(kind, None)
+
+    def _keep(self, data: memoryview, start: int) -> None:
+        at = self._kept_to - self._missing - start
+        piece = data[at : at + self._missing]
+        self._kept += piece
+        self._missing -= len(piece)
+        if not self._missing:
+            self._tell()
+
+    def _tell(self) -> None:
+        kept, self._kept, self._missing = bytes(self._kept), bytearray(), 0
+        if self._on_box is not None:
+            self._on_box(self._kept_kind, kept)
+
+    def finish(self) -> None:
+        """Take note that the file has ended: a box that goes up to its end is whole."""
+        if self._to_the_end and self._missing:
+            self._tell()
 
     @property
     def is_cut(self) -> bool:

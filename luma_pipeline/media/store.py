@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlencode
 
 from luma_pipeline.media.errors import BucketError, CopyCancelled, CopyError, ErrorCode
+from luma_pipeline.media.facts import NO_FACTS, FactsReader, MediaFacts
 from luma_pipeline.s3 import (
     ListedPage,
     MultipartUpload,
@@ -94,6 +95,7 @@ class ObjectLabel:
     source: str
     copy_id: str
     sha256: str | None = None
+    facts: MediaFacts = NO_FACTS
 
     def as_metadata(self) -> dict[str, str]:
         """ASCII, each value within its share of S3's 2 KB."""
@@ -103,7 +105,8 @@ class ObjectLabel:
             "luma-source": quote(self.source, safe=":/%~@[]", errors="replace")[:_LONGEST_METADATA_VALUE],
             "luma-copy-id": self.copy_id,
         }
-        return metadata if self.sha256 is None else {**metadata, "luma-sha256": self.sha256}
+        told_last = {"luma-sha256": self.sha256, "luma-facts": self.facts.as_text()}
+        return {**metadata, **{name: value for name, value in told_last.items() if value}}
 
 
 def quoted_task_id(task_id: str) -> str:
@@ -116,7 +119,10 @@ def quoted_task_id(task_id: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StoredObject:
-    """What the store says of an object. `sha256` is what its metadata or its checksum says; times are aware UTC."""
+    """What the store says of an object. `sha256` is what its metadata or its checksum says; times are aware UTC.
+
+    `facts` are those of its metadata, which objects of one part have.
+    """
 
     key: str
     size_bytes: int
@@ -127,10 +133,19 @@ class StoredObject:
     task_id: str | None
     artifact: str | None
     copy_id: str | None
+    facts: MediaFacts = NO_FACTS
 
     def belongs_to(self, task_id: str, artifact: str) -> bool:
         """Whether its own metadata says that it is this task's artifact."""
         return self.task_id == quoted_task_id(task_id) and self.artifact == artifact
+
+
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What an object's bytes are: their SHA-256 in hex, None where an archive has them, and what the file says."""
+
+    sha256: str | None
+    facts: MediaFacts = NO_FACTS
 
 
 class Upload:
@@ -202,6 +217,7 @@ class Bucket:
             task_id=metadata.get("luma-task-id"),
             artifact=metadata.get("luma-artifact"),
             copy_id=metadata.get("luma-copy-id"),
+            facts=MediaFacts.of_text(metadata.get("luma-facts")),
         )
 
     def list_page(self, prefix: str, most: int, token: str | None = None) -> ListedPage:
@@ -214,29 +230,30 @@ class Bucket:
         with explained():
             return self._store.list_after(prefix, start_after, most)
 
-    def digest_of(self, stored: StoredObject) -> str | None:
-        """The object's SHA-256 in hex: from its metadata or checksum, else by reading it through.
+    def contents_of(self, stored: StoredObject) -> Contents:
+        """The object's digest and facts: from its metadata or checksum, else by reading it through.
 
-        None for an object in an archive that can only be read once it is restored.
+        An object in an archive can only be read once it is restored.
         """
         if stored.sha256 is not None:
-            return stored.sha256
-        return self.read_digest(stored.key)
+            return Contents(stored.sha256, stored.facts)
+        return self.read(stored.key)
 
-    def read_digest(self, key: str) -> str | None:
-        """The SHA-256 in hex of the bytes under a key; None where an archive has them."""
-        digest = hashlib.sha256()
+    def read(self, key: str) -> Contents:
+        """Read the bytes under a key."""
+        digest, facts = hashlib.sha256(), FactsReader()
         try:
             with explained(is_object=True):
                 for chunk in self._store.chunks(key):
                     if self._stopping.is_set():
                         raise CopyCancelled("the copier was closed")
                     digest.update(chunk)
+                    facts.feed(memoryview(chunk))
         except ObjectArchivedError:
-            return None
+            return Contents(None)
         except FileNotFoundError:
             raise CopyError(ErrorCode.STORE_ERROR, f"{key} was deleted while it was looked at") from None
-        return digest.hexdigest()
+        return Contents(digest.hexdigest(), facts.facts())
 
     @property
     def has_checksums(self) -> bool:

@@ -19,11 +19,17 @@ from luma_pipeline.engine.progress import Progress
 from luma_pipeline.engine.run import PipelineRun
 from luma_pipeline.engine.settings import EngineSettings, Policies, RunOptions
 from luma_pipeline.engine.videos import artifacts_from
-from luma_pipeline.orchestration.checks import RunChecks, Thresholds, check_specs
+from luma_pipeline.orchestration.checks import DatasetChecks, Thresholds
 from luma_pipeline.orchestration.earlier_tries import done_before
-from luma_pipeline.orchestration.endings import PartitionsFailedError, cancelled_when_interrupted, retried_once
+from luma_pipeline.orchestration.endings import (
+    PartitionsFailedError,
+    cancelled_when_interrupted,
+    checked_when_failed,
+    retried_once,
+)
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
 from luma_pipeline.orchestration.metadata import generations_metadata, tasks_metadata, videos_metadata
+from luma_pipeline.orchestration.outputs import already_logged
 from luma_pipeline.orchestration.partitions import folder_of
 from luma_pipeline.orchestration.resources.bucket import VideoBucket
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
@@ -35,12 +41,7 @@ __all__ = ["Event", "Execute", "LumaRun", "PipelineSettings", "build_pipeline"]
 
 _ORDER = (TASKS, GENERATIONS, VIDEOS)
 
-_ALREADY_LOGGED = {"__source_asset_observation__": True}
-"""Metadata of an output for which Dagster emits no event of its own: its partitions' materializations have been
-logged. Undocumented; tests/test_upstream_characterization.py tells when a release changes it."""
-
-
-Event = dg.MaterializeResult[Any] | dg.AssetCheckEvaluation
+Event = dg.DagsterEvent
 Execute = Callable[[dg.AssetExecutionContext, "LumaRun"], Iterable[Event]]
 """A function in the place of `LumaRun.execute`, given the run."""
 
@@ -74,7 +75,6 @@ def build_pipeline(
     @dg.multi_asset(
         name=instance.op_name,
         specs=list(specs.values()),
-        check_specs=check_specs(instance),
         can_subset=True,
         pool=instance.pool,
         required_resource_keys=resource_keys,
@@ -134,13 +134,11 @@ class LumaRun:
             dg.RetryRequested: The same, and a second try may help.
         """
         context, selected = self.context, self.selected
-        if not selected:
-            raise dg.Failure(
-                description="the checks are evaluated in the run that makes their asset: materialize it for the "
-                "partitions to be checked; what is final and copied costs no request to the provider",
-                allow_retries=False,
-            )
-        with cancelled_when_interrupted(context), retried_once(context, self.settings.retry_delay_seconds):
+        with (
+            cancelled_when_interrupted(context),
+            checked_when_failed(context, self._evaluations),
+            retried_once(context, self.settings.retry_delay_seconds),
+        ):
             engine = EngineSettings(
                 self.source.open(),
                 self.provider.config(),
@@ -148,27 +146,29 @@ class LumaRun:
                 self.dataset.url,
                 self.settings.policies,
             )
-            work = _AssetRun(self, f"s3://{self.bucket.bucket}/{self.bucket.prefix}")
+            work = _AssetRun(self)
             run = PipelineRun(engine, _options(self.config), datasets=frozenset(selected), on_progress=work.tell)
             failures = work.do(run)
-            yield from work.checks.evaluations(context.selected_asset_check_keys)
             if failures:
                 raise PartitionsFailedError(failures, len(context.partition_keys))
         for name in selected:
-            yield dg.MaterializeResult(asset_key=self.instance.asset_key(name), metadata=_ALREADY_LOGGED)
+            yield already_logged(context, self.instance.asset_key(name))
+
+    def _evaluations(self) -> list[dg.AssetCheckEvaluation]:
+        spec, policies = self.provider.config().spec, self.settings.policies
+        checks = DatasetChecks(self.partitions, self.settings.thresholds, policies.objects_checked, spec, self.instance)
+        return checks.evaluations_of(self.dataset.url, self.bucket.config())
 
 
 class _AssetRun:
     """A run of the asset: what the engine does is logged as Dagster's events."""
 
-    def __init__(self, run: LumaRun, location: str) -> None:
+    def __init__(self, run: LumaRun) -> None:
         self._context = run.context
         self._settings = run.settings
         self._instance = run.instance
         self._partitions = run.partitions
         self._last = run.instance.asset_key(run.selected[-1])
-        self._location = location
-        self.checks = RunChecks(run.settings.thresholds, run.instance)
 
     def do(self, engine: PipelineRun) -> Mapping[str, Exception]:
         """Work on the partitions that no earlier try has done; returns why partitions failed, by key."""
@@ -178,14 +178,11 @@ class _AssetRun:
                 context.log.warning(
                     f"rows of {engine.source_table} that are in no partition of now: {engine.rows_outside}"
                 )
-            done, evaluated = done_before(context, self._last)
-            self.checks.resume(evaluated)
+            done = done_before(context, self._last)
             left = [_partition(self._partitions, key) for key in context.partition_keys if key not in done]
             failures = engine.do(left, self._report)
             for key, error in failures.items():
                 context.log.error(f"partition {key} failed", exc_info=error)
-            if not engine.is_dry_run:
-                self.checks.look_up(engine.stored_sizes, self._settings.policies.objects_checked)
         _tag(context, self._instance, engine.progress, len(failures))
         return failures
 
@@ -198,17 +195,14 @@ class _AssetRun:
             self._report_plan(report)
             return
         key = report.partition.key
-        self.checks.add(report)
         if report.tasks is not None:
             self._log(TASKS, key, tasks_metadata(report.tasks), report.tasks.written)
         if report.generations is not None:
-            self._log(
-                GENERATIONS, key, generations_metadata(report.generations, self._instance), report.generations.written
-            )
+            metadata = generations_metadata(report.generations, report.earlier.generations)
+            self._log(GENERATIONS, key, metadata, report.generations.written)
         if report.videos is not None:
-            self._log(
-                VIDEOS, key, videos_metadata(report.videos, self._location, self._instance), report.videos.written
-            )
+            metadata = videos_metadata(report.videos, report.earlier.videos)
+            self._log(VIDEOS, key, metadata, report.videos.written)
 
     def _report_plan(self, report: PartitionReport) -> None:
         key = report.partition.key

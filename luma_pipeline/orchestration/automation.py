@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 
 import dagster as dg
 from dagster import TimeWindowPartitionsDefinition
+from dagster._core.definitions.definitions_load_context import DefinitionsLoadContext
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from luma_pipeline.dataset import Dataset
@@ -33,6 +34,7 @@ from luma_pipeline.orchestration.decisions import (
     decide_regular,
     decide_revisits,
 )
+from luma_pipeline.orchestration.gallery import GALLERY
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
 from luma_pipeline.orchestration.partitions import folder_of
 
@@ -55,11 +57,12 @@ _COUNT = "luma/partitions"
 _SENSOR_SECONDS = 60
 
 
-def build_job(instance: Instance = UNNAMED) -> UnresolvedAssetJobDefinition:
-    """The job that the schedule and the sensor run: all three assets over their partitions."""
+def build_job(instance: Instance = UNNAMED, *, gallery: bool = False) -> UnresolvedAssetJobDefinition:
+    """The job that the schedule and the sensor run: all three assets over their partitions, and the gallery if any."""
+    names = (*_ASSETS, GALLERY) if gallery else _ASSETS
     return dg.define_asset_job(
         instance.job_name,
-        selection=dg.AssetSelection.assets(*(instance.asset_key(name) for name in _ASSETS)),
+        selection=dg.AssetSelection.assets(*(instance.asset_key(name) for name in names)),
         description="Read task IDs, ask the provider, copy finished videos.",
     )
 
@@ -180,10 +183,7 @@ def _location_of_tick(context: dg.ScheduleEvaluationContext | dg.SensorEvaluatio
     """The name of the code location that evaluates; None where Dagster does not tell."""
     if isinstance(context, dg.SensorEvaluationContext) and context.code_location_origin is not None:
         return context.code_location_origin.location_name
-    with suppress(dg.DagsterInvariantViolationError):  # a context that was built without a repository
-        loaded = context.repository_def.repository_load_data if context.repository_def is not None else None
-        return loaded.code_location_name if loaded is not None else None
-    return None
+    return DefinitionsLoadContext.get().code_location_name if DefinitionsLoadContext.is_set() else None
 
 
 def _location_of_run(run: dg.DagsterRun) -> str | None:

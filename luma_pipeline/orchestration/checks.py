@@ -1,20 +1,27 @@
-"""The asset checks: what a run looks at after its partitions are done, and what of it stops the assets downstream."""
+"""The asset checks: what is wrong in the whole dataset now, and what of it stops the assets downstream.
 
-from __future__ import annotations
+They are an op of their own, which needs the datasets and the bucket alone: "Execute" on a check asks nothing of the
+provider and of the source table.
+"""
 
-import random
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+# No postponed annotations in this module: Dagster reads those of the op's function as types.
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import dagster as dg
 
-from luma_pipeline.engine.partition import GENERATIONS, VIDEOS, PartitionReport
-from luma_pipeline.media import BucketError, CopyStatus
+from luma_pipeline.dataset import GenerationsVerdict, VideosVerdict
+from luma_pipeline.engine.dataset_check import CheckPlan, DatasetState, LostObject, check_dataset
+from luma_pipeline.engine.partition import GENERATIONS, VIDEOS
+from luma_pipeline.luma import GATEWAY, ProviderSpec
+from luma_pipeline.media import TransferConfig
+from luma_pipeline.orchestration.endings import cancelled_when_interrupted
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
+from luma_pipeline.orchestration.partitions import folder_of
 
-__all__ = ["RunChecks", "Thresholds", "check_specs"]
+__all__ = ["DatasetChecks", "Thresholds", "build_checks", "check_specs"]
 
 ONE_ROW_PER_TASK = "one_row_per_task"
 FAILED_SHARE = "failed_share"
@@ -23,15 +30,20 @@ ERROR_SHARE = "error_share"
 SCHEMA_DRIFT = "schema_drift"
 ANSWERS_MATCH_TASKS = "answers_match_tasks"
 VIDEOS_IN_BUCKET = "videos_in_bucket"
+VIDEOS_MATCH_ANSWERS = "videos_match_answers"
 
-_SHARES = (FAILED_SHARE, NOT_FOUND_SHARE, ERROR_SHARE)
-_STATUSES = tuple(status.value for status in CopyStatus)
 _MOST_SHOWN = 20
+_NAMED = 3
+_LEAST_TASKS = 10
+"""A partition with fewer tasks is judged together with others: one failed task of two is no alarm."""
+_PARTITION = "dagster/partition"
+_RANGE_START = "dagster/asset_partition_range_start"
+_RANGE_END = "dagster/asset_partition_range_end"
 
 
 @dataclass(frozen=True)
 class Thresholds:
-    """The largest shares (0..1) of a run's tasks that may be so before a check fails."""
+    """The largest shares (0..1) of a partition's tasks that may be so before a check fails."""
 
     failed: float = 0.5
     not_found: float = 0.2
@@ -39,8 +51,7 @@ class Thresholds:
 
 
 def check_specs(instance: Instance = UNNAMED) -> list[dg.AssetCheckSpec]:
-    """Every check. They are evaluated once a run, over all of its partitions: an event a partition and check would
-    cost a wide backfill more than its work."""
+    """Every check. They have no partitions: one evaluation tells of all."""
     generations = instance.asset_key(GENERATIONS)
     return [
         dg.AssetCheckSpec(
@@ -49,13 +60,18 @@ def check_specs(instance: Instance = UNNAMED) -> list[dg.AssetCheckSpec]:
             blocking=True,
             description="Every task of a partition has exactly one row, and no row is without its task.",
         ),
-        dg.AssetCheckSpec(FAILED_SHARE, asset=generations, description="Not too many generations have failed."),
+        dg.AssetCheckSpec(
+            FAILED_SHARE, asset=generations, description="In no partition have too many generations failed."
+        ),
         dg.AssetCheckSpec(
             NOT_FOUND_SHARE,
             asset=generations,
-            description="Not too many tasks are unknown to the provider: a wrong base URL or account shows here.",
+            description="In no partition are too many tasks unknown to the provider: a wrong base URL or account shows "
+            "here.",
         ),
-        dg.AssetCheckSpec(ERROR_SHARE, asset=generations, description="Not too many tasks have ended in an error."),
+        dg.AssetCheckSpec(
+            ERROR_SHARE, asset=generations, description="In no partition have too many tasks ended in an error."
+        ),
         dg.AssetCheckSpec(
             SCHEMA_DRIFT, asset=generations, description="The provider's answers have the fields and types of its page."
         ),
@@ -70,194 +86,370 @@ def check_specs(instance: Instance = UNNAMED) -> list[dg.AssetCheckSpec]:
             asset=instance.asset_key(VIDEOS),
             blocking=True,
             description="Every completed task's artifacts are in the bucket. An object that the manifest has and the "
-            "bucket has not stops the assets downstream; one that could not be copied is a warning.",
+            "bucket has not stops the assets downstream of its partition; one that could not be copied is a warning. "
+            "A partition stays wrong until it is run again.",
+        ),
+        dg.AssetCheckSpec(
+            VIDEOS_MATCH_ANSWERS,
+            asset=instance.asset_key(VIDEOS),
+            description="The videos in the bucket are as large and as long as the provider's answers say: the same "
+            "width and height, and within half a second or a twentieth of the duration.",
         ),
     ]
 
 
-@dataclass
-class RunChecks:
-    """Adds up what the checks need from each partition's report, and from what earlier tries have evaluated."""
-
-    thresholds: Thresholds
-    instance: Instance = field(default_factory=Instance)
-    _generations: int = 0
-    _row_faults: dict[str, str] = field(default_factory=dict)
-    _tasks: int = 0
-    _counts: Counter[str] = field(default_factory=Counter)
-    _drift: Counter[str] = field(default_factory=Counter)
-    _mismatched: int = 0
-    _mismatched_examples: list[str] = field(default_factory=list)
-    _videos: int = 0
-    _statuses: Counter[str] = field(default_factory=Counter)
-    _to_check: list[tuple[str, int]] = field(default_factory=list)
-    _looked_up: int = 0
-    _gone: dict[str, str] = field(default_factory=dict)
-    _not_looked: str = ""
-
-    def add(self, report: PartitionReport) -> None:
-        """Take in a partition that is done."""
-        if (generations := report.generations) is not None:
-            self._generations += 1
-            if report.row_faults:
-                self._row_faults[report.partition.key] = report.row_faults
-            outcomes = generations.outcomes
-            self._tasks += sum(outcomes.values())
-            self._counts[FAILED_SHARE] += generations.states.get("failed", 0)
-            self._counts[NOT_FOUND_SHARE] += outcomes.get("not_found", 0)
-            self._counts[ERROR_SHARE] += outcomes.get("invalid_response", 0) + outcomes.get("request_failed", 0)
-            self._mismatched += generations.mismatched
-            self._mismatched_examples += generations.mismatched_examples
-            for drift in generations.drift.values():
-                self._drift[f"{drift.field} ({'unknown' if drift.unknown else 'found'} {drift.found})"] += drift.count
-        if report.videos is not None:
-            self._videos += 1
-            self._statuses.update(report.videos.statuses)
-            self._to_check += report.videos.to_check
-
-    def resume(self, earlier: Mapping[str, dg.AssetCheckEvaluation]) -> None:
-        """Take in what an earlier try has evaluated, by the check's name: the partitions it did are not looked at."""
-        numbers = {name: _whole_numbers(evaluation) for name, evaluation in earlier.items()}
-        self._generations += numbers.get(ONE_ROW_PER_TASK, {}).get("partitions", 0)
-        self._tasks += max(numbers.get(name, {}).get("tasks", 0) for name in _SHARES)
-        for name in _SHARES:
-            self._counts[name] += numbers.get(name, {}).get("count", 0)
-        self._drift.update({what: int(found) for what, found in _read_table(earlier.get(SCHEMA_DRIFT), "drift")})
-        self._mismatched += numbers.get(ANSWERS_MATCH_TASKS, {}).get("mismatched", 0)
-        self._mismatched_examples += [what for what, _ in _read_table(earlier.get(ANSWERS_MATCH_TASKS), "examples")]
-        videos = numbers.get(VIDEOS_IN_BUCKET, {})
-        self._videos += videos.get("partitions", 0)
-        self._statuses.update({name: videos[name] for name in _STATUSES if name in videos})
-        self._looked_up += videos.get("looked_up", 0)
-
-    def look_up(self, sizes_of: Callable[[Iterable[str]], Mapping[str, int | None]], most: int | None) -> None:
-        """Ask the store for up to `most` of the objects in the partitions' manifests (None: for all that they name).
-
-        A store that does not answer is told by the check: everything has been written by then.
-        """
-        named = self._to_check
-        if most is not None and len(named) > most:
-            named = random.sample(named, most)
-        try:
-            found = sizes_of(key for key, _ in named)
-        except BucketError as error:
-            self._not_looked = str(error)
-            return
-        self._looked_up += len(named)
-        for key, size in named:
-            if found[key] != size:
-                there = "is not there" if found[key] is None else f"has {found[key]} bytes"
-                self._gone[key] = f"{there}, the manifest says {size} bytes"
-
-    def evaluations(self, selected: Iterable[dg.AssetCheckKey]) -> Iterator[dg.AssetCheckEvaluation]:
-        """The evaluations of the checks selected, of those whose asset the run has made."""
-        chosen = set(selected)
-        for evaluation in (*self._of_generations(), *self._of_videos()):
-            if evaluation.asset_check_key in chosen:
-                yield evaluation
-
-    def _of_generations(self) -> Iterator[dg.AssetCheckEvaluation]:
-        if not self._generations:
-            return
-        yield _evaluation(
-            self.instance.asset_key(GENERATIONS),
-            ONE_ROW_PER_TASK,
-            not self._row_faults,
-            {"partitions": self._generations, **_shown("faults", self._row_faults)},
-            blocking=True,
-        )
-        limits = {
-            FAILED_SHARE: self.thresholds.failed,
-            NOT_FOUND_SHARE: self.thresholds.not_found,
-            ERROR_SHARE: self.thresholds.error,
-        }
-        for name in _SHARES:
-            yield _share(self.instance.asset_key(GENERATIONS), name, self._counts[name], self._tasks, limits[name])
-        yield _evaluation(
-            self.instance.asset_key(GENERATIONS),
-            SCHEMA_DRIFT,
-            not self._drift,
-            {"fields": len(self._drift), **_shown("drift", dict(self._drift.most_common()))},
-        )
-
-        examples = dict.fromkeys(self._mismatched_examples, "answered with another task's generation")
-        yield _evaluation(
-            self.instance.asset_key(GENERATIONS),
-            ANSWERS_MATCH_TASKS,
-            not self._mismatched,
-            {"mismatched": self._mismatched, **_shown("examples", examples)},
-        )
-
-    def _of_videos(self) -> Iterator[dg.AssetCheckEvaluation]:
-        if not self._videos:
-            return
-        not_copied = self._statuses["expired"] + self._statuses["failed"]
-        metadata: dict[str, Any] = {
-            "partitions": self._videos,
-            "not_copied": not_copied,
-            **self._statuses,
-            "looked_up": self._looked_up,
-            **_shown("gone", self._gone),
-        }
-        if self._not_looked:
-            metadata["not_looked_up"] = self._not_looked
-        yield _evaluation(
-            self.instance.asset_key(VIDEOS),
-            VIDEOS_IN_BUCKET,
-            not (not_copied or self._gone or self._not_looked),
-            metadata,
-            blocking=True,
-            severity=dg.AssetCheckSeverity.ERROR if self._gone else dg.AssetCheckSeverity.WARN,
-        )
-
-
-def _share(asset: dg.AssetKey, name: str, count: int, tasks: int, limit: float) -> dg.AssetCheckEvaluation:
-    share = count / tasks if tasks else 0.0
-    metadata = {"tasks": tasks, "count": count, "share": round(share, 4), "limit": limit}
-    return _evaluation(asset, name, share <= limit, metadata)
-
-
-def _evaluation(
-    asset: dg.AssetKey,
-    name: str,
-    passed: bool,
-    metadata: dict[str, Any],
+def build_checks(
+    partitions: dg.PartitionsDefinition[str],
+    thresholds: Thresholds,
     *,
-    severity: dg.AssetCheckSeverity | None = None,
-    blocking: bool = False,
+    objects: int | None,
+    spec: ProviderSpec = GATEWAY,
+    instance: Instance = UNNAMED,
+) -> dg.AssetChecksDefinition:
+    """The op of the checks, any of which may be selected.
+
+    After the assets it looks up objects of the run's partitions. By itself it looks up objects of all partitions, and
+    judges those that have no verdict. `objects` is how many are looked up; None: all.
+    """
+    checks = DatasetChecks(partitions, thresholds, objects, spec, instance)
+
+    @dg.multi_asset_check(
+        name=instance.checks_op_name,
+        specs=check_specs(instance),
+        can_subset=True,
+        required_resource_keys={instance.dataset_key, instance.bucket_key},
+    )
+    def luma_checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.Output[None] | dg.AssetCheckEvaluation]:
+        selected = context.selected_asset_check_keys
+        with cancelled_when_interrupted(context):
+            found = checks.evaluate(context, selected)
+        for evaluation in found:
+            # An AssetCheckResult takes `blocking` from the spec, and every failure would stop what is downstream.
+            yield dg.Output(None, output_name=_output_name(evaluation.asset_check_key))
+            yield evaluation
+
+    return luma_checks
+
+
+def _output_name(key: dg.AssetCheckKey) -> str:
+    return dg.AssetCheckSpec(key.name, asset=key.asset_key).get_python_identifier()
+
+
+@dataclass(frozen=True)
+class DatasetChecks:
+    """The checks of one instance."""
+
+    partitions: dg.PartitionsDefinition[str]
+    thresholds: Thresholds
+    objects: int | None
+    spec: ProviderSpec = GATEWAY
+    instance: Instance = UNNAMED
+
+    def evaluate(
+        self, context: dg.AssetCheckExecutionContext, selected: Collection[dg.AssetCheckKey]
+    ) -> list[dg.AssetCheckEvaluation]:
+        """Look at the dataset and the store as the run of `context` asks for it.
+
+        Raises:
+            DatasetError: The verdicts cannot be read or written.
+        """
+        keys = self.partitions.get_partition_keys()
+        is_alone = self.instance.op_name not in {node.name for node in context.op_execution_context.job_def.nodes}
+        this_run = [] if is_alone else _keys_of_run(context.run.tags, keys)
+        is_looking = any(key.name == VIDEOS_IN_BUCKET for key in selected)
+        is_dry_run = self._is_dry_run(context.run.run_config)
+        plan = self._plan(
+            keys,
+            looked_at=keys if is_alone else this_run,
+            objects=self.objects if is_looking and not is_dry_run else 0,
+            judges_missing=is_alone,
+            is_read_only=is_dry_run,
+        )
+        bucket = getattr(context.resources, self.instance.bucket_key).config()
+        state = check_dataset(getattr(context.resources, self.instance.dataset_key).url, bucket, plan)
+        return [each for each in self.evaluations(state, this_run) if each.asset_check_key in selected]
+
+    def evaluations_of(self, url: str, bucket: TransferConfig) -> list[dg.AssetCheckEvaluation]:
+        """What the verdicts under `url` say, for a run that has failed: nothing is looked up and nothing written."""
+        plan = self._plan(self.partitions.get_partition_keys(), is_read_only=True)
+        return list(self.evaluations(check_dataset(url, bucket, plan), ()))
+
+    def evaluations(self, state: DatasetState, this_run: Collection[str]) -> Iterator[dg.AssetCheckEvaluation]:
+        """The evaluation of every check. What is wrong in partitions of `this_run` stops the assets downstream."""
+        stored = state.verdicts.items()
+        generations = {key: verdict.generations for key, verdict in stored if verdict.generations is not None}
+        videos = {key: verdict.videos for key, verdict in stored if verdict.videos is not None}
+        common = _common(state)
+        of_generations = _Judged(self.instance.asset_key(GENERATIONS), state.not_judged[GENERATIONS], common)
+        yield _one_row_per_task(of_generations, generations, this_run)
+        limits: Mapping[str, tuple[float, Callable[[GenerationsVerdict], int]]] = {
+            FAILED_SHARE: (self.thresholds.failed, lambda part: part.failed),
+            NOT_FOUND_SHARE: (self.thresholds.not_found, lambda part: part.not_found),
+            ERROR_SHARE: (self.thresholds.error, lambda part: part.in_error),
+        }
+        for name, (limit, count_of) in limits.items():
+            yield _share(of_generations, name, generations, count_of, limit)
+        yield _schema_drift(of_generations, generations, state)
+        yield _answers_match_tasks(of_generations, generations, state)
+        of_videos = _Judged(self.instance.asset_key(VIDEOS), state.not_judged[VIDEOS], common)
+        yield _videos_in_bucket(of_videos, videos, state, this_run)
+        yield _videos_match_answers(of_videos, videos, state)
+
+    def _plan(self, keys: Sequence[str], **settings: Any) -> CheckPlan:
+        return CheckPlan(keys, lambda key: folder_of(self.partitions, key), spec=self.spec, **settings)
+
+    def _is_dry_run(self, run_config: Mapping[str, Any]) -> bool:
+        of_op = run_config.get("ops", {}).get(self.instance.op_name) or {}
+        return bool((of_op.get("config") or {}).get("dry_run"))
+
+
+def _keys_of_run(tags: Mapping[str, str], keys: Sequence[str]) -> Sequence[str]:
+    """The partitions that a run is over, by its tags."""
+    first, last = tags.get(_RANGE_START, tags.get(_PARTITION)), tags.get(_RANGE_END, tags.get(_PARTITION))
+    if first not in keys or last not in keys:
+        return []
+    return keys[keys.index(first) : keys.index(last) + 1]
+
+
+# -- the single checks ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What the checks of an asset have in common."""
+
+    asset: dg.AssetKey
+    not_judged: Sequence[str]
+    common: Mapping[str, Any]
+
+    def evaluation(
+        self,
+        name: str,
+        judged: int,
+        wrong: Mapping[str, Mapping[str, Any]],
+        metadata: Mapping[str, Any],
+        *,
+        is_well: str,
+        nothing: str = "",
+        severity: dg.AssetCheckSeverity = dg.AssetCheckSeverity.WARN,
+        is_blocking: bool = False,
+        problem: str = "",
+    ) -> dg.AssetCheckEvaluation:
+        """An evaluation that names the partitions that are wrong, the newest first.
+
+        `judged` is how many partitions the verdicts are of, `nothing` says that none of them told anything.
+        """
+        newest = dict(sorted(wrong.items(), reverse=True))
+        not_judged = {"not_yet_judged": len(self.not_judged)} if self.not_judged else {}
+        return dg.AssetCheckEvaluation(
+            asset_key=self.asset,
+            check_name=name,
+            passed=not wrong and not problem,
+            description=self._description(judged, list(newest), is_well, nothing) + (f" {problem}" if problem else ""),
+            metadata={
+                **metadata,
+                "partitions": judged,
+                **({"wrong_partitions": len(wrong)} if wrong else {}),
+                **_table("wrong", [{"partition": key, **numbers} for key, numbers in newest.items()]),
+                **not_judged,
+                **self.common,
+            },
+            severity=severity,
+            blocking=is_blocking,
+        )
+
+    def _description(self, judged: int, wrong: Sequence[str], is_well: str, nothing: str) -> str:
+        if wrong:
+            named = ", ".join(wrong[:_NAMED]) + (f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else "")
+            said = f"Wrong now in {len(wrong)} of {judged} partitions: {named}."
+        elif not judged:
+            said = "Passes because nothing was judged: no partition has a verdict yet."
+        else:
+            said = f"Passes because nothing was judged: {nothing}." if nothing else is_well
+        if self.not_judged:
+            said += (
+                f" {len(self.not_judged)} partitions of an earlier version are not yet judged: execute this check by "
+                "itself, or run them."
+            )
+        return said
+
+
+def _one_row_per_task(
+    judged: _Judged, parts: Mapping[str, GenerationsVerdict], this_run: Collection[str]
 ) -> dg.AssetCheckEvaluation:
-    if severity is None:
-        severity = dg.AssetCheckSeverity.ERROR if blocking else dg.AssetCheckSeverity.WARN
-    return dg.AssetCheckEvaluation(
-        asset_key=asset,
-        check_name=name,
-        passed=passed,
-        metadata=metadata,
-        severity=severity,
-        blocking=blocking,
+    wrong = {
+        key: {"repeated": part.repeated, "missing": part.missing, "without_task": part.without_task}
+        for key, part in parts.items()
+        if part.repeated or part.missing or part.without_task
+    }
+    tasks = sum(part.tasks for part in parts.values())
+    return judged.evaluation(
+        ONE_ROW_PER_TASK,
+        len(parts),
+        wrong,
+        {"tasks": tasks},
+        is_well=f"Each of {tasks} tasks in {len(parts)} partitions has its row.",
+        nothing="" if tasks else f"{len(parts)} partitions have no task",
+        severity=dg.AssetCheckSeverity.ERROR,
+        is_blocking=not wrong.keys().isdisjoint(this_run),
     )
 
 
-def _shown(name: str, values: dict[str, Any]) -> dict[str, Any]:
-    """The first of some findings as a table; nothing where there are none."""
-    if not values:
-        return {}
-    first = list(values.items())[:_MOST_SHOWN]
+def _share(
+    judged: _Judged,
+    name: str,
+    parts: Mapping[str, GenerationsVerdict],
+    count_of: Callable[[GenerationsVerdict], int],
+    limit: float,
+) -> dg.AssetCheckEvaluation:
+    """Judge each partition with at least 10 tasks by itself, and the smaller ones together."""
+    small = {key: part for key, part in parts.items() if part.tasks < _LEAST_TASKS}
+    of_small = _share_of(count_of, small.values())
+    wrong = {}
+    for key, part in parts.items():
+        share = _share_of(count_of, [part])
+        if share > limit and (key not in small or of_small > limit):
+            wrong[key] = {"tasks": part.tasks, "count": count_of(part), "share": round(share, 4)}
+    tasks = sum(part.tasks for part in parts.values())
+    metadata = {
+        "share": round(_share_of(count_of, parts.values()), 4),
+        "limit": limit,
+        "count": sum(count_of(part) for part in parts.values()),
+        "tasks": tasks,
+        **({"partitions_judged_together": len(small), "share_together": round(of_small, 4)} if small else {}),
+    }
+    return judged.evaluation(
+        name,
+        len(parts),
+        wrong,
+        metadata,
+        is_well=f"No share in {len(parts)} partitions is above {limit:g}.",
+        nothing="" if tasks else f"{len(parts)} partitions have no task",
+    )
+
+
+def _share_of(count_of: Callable[[GenerationsVerdict], int], parts: Iterable[GenerationsVerdict]) -> float:
+    counts = [(count_of(part), part.tasks) for part in parts]
+    tasks = sum(tasks for _, tasks in counts)
+    return sum(count for count, _ in counts) / tasks if tasks else 0.0
+
+
+def _schema_drift(
+    judged: _Judged, parts: Mapping[str, GenerationsVerdict], state: DatasetState
+) -> dg.AssetCheckEvaluation:
+    wrong = {key: {"values": part.drifted} for key, part in parts.items() if part.drifted}
+    tasks = sum(part.tasks for part in parts.values())
+    drift = [
+        {
+            "field": drift.field,
+            "found": f"{'unknown' if drift.unknown else 'found'} {drift.found}",
+            "count": drift.count,
+            "example_task_id": drift.example_task_id,
+        }
+        for drift in sorted(state.drift, key=lambda drift: -drift.count)
+    ]
+    return judged.evaluation(
+        SCHEMA_DRIFT,
+        len(parts),
+        wrong,
+        {"values": sum(part.drifted for part in parts.values()), **_table("newest_drift", drift)},
+        is_well=f"The answers for {tasks} tasks are as on the page.",
+        nothing="" if tasks else f"{len(parts)} partitions have no task",
+    )
+
+
+def _answers_match_tasks(
+    judged: _Judged, parts: Mapping[str, GenerationsVerdict], state: DatasetState
+) -> dg.AssetCheckEvaluation:
+    wrong = {key: {"mismatched": part.mismatched} for key, part in parts.items() if part.mismatched}
+    tasks = sum(part.tasks for part in parts.values())
+    return judged.evaluation(
+        ANSWERS_MATCH_TASKS,
+        len(parts),
+        wrong,
+        {
+            "mismatched": sum(part.mismatched for part in parts.values()),
+            **_table("examples", [{"task_id": task_id} for task_id in state.mismatched_tasks]),
+        },
+        is_well=f"None of {tasks} tasks was answered with another task's generation.",
+        nothing="" if tasks else f"{len(parts)} partitions have no task",
+    )
+
+
+def _videos_in_bucket(
+    judged: _Judged, parts: Mapping[str, VideosVerdict], state: DatasetState, this_run: Collection[str]
+) -> dg.AssetCheckEvaluation:
+    wrong = {
+        key: {"lost": part.lost, "expired": part.expired, "failed": part.failed, "in_bucket": part.in_bucket}
+        for key, part in parts.items()
+        if part.lost or part.expired or part.failed
+    }
+    lost = [key for key, part in parts.items() if part.lost]
+    expired, failed = (sum(getattr(part, name) for part in parts.values()) for name in ("expired", "failed"))
+    objects, store = sum(part.in_bucket for part in parts.values()), state.store
+    looked_up = f"{store.looked_up} of them were looked up" if store.looked_up else "none of them was looked up"
+    return judged.evaluation(
+        VIDEOS_IN_BUCKET,
+        len(parts),
+        wrong,
+        {
+            "lost": sum(part.lost for part in parts.values()),
+            "not_copied": expired + failed,
+            "in_bucket": objects,
+            "looked_up": store.looked_up,
+            **_table("gone", [_lost_row(each) for each in store.lost]),
+            **({"not_looked_up": store.problem} if store.problem else {}),
+        },
+        is_well=f"{objects} objects are in the bucket by the manifests; {looked_up}.",
+        nothing="" if objects else f"{len(parts)} partitions have no video",
+        severity=dg.AssetCheckSeverity.ERROR if lost else dg.AssetCheckSeverity.WARN,
+        is_blocking=not set(lost).isdisjoint(this_run),
+        problem=f"The store could not be asked: {store.problem}" if store.problem else "",
+    )
+
+
+def _videos_match_answers(
+    judged: _Judged, parts: Mapping[str, VideosVerdict], state: DatasetState
+) -> dg.AssetCheckEvaluation:
+    wrong = {
+        key: {"differing": part.differing, "in_bucket": part.in_bucket} for key, part in parts.items() if part.differing
+    }
+    objects = sum(part.in_bucket for part in parts.values())
+    return judged.evaluation(
+        VIDEOS_MATCH_ANSWERS,
+        len(parts),
+        wrong,
+        {
+            "differing": sum(part.differing for part in parts.values()),
+            "in_bucket": objects,
+            **_table("examples", state.differing_videos),
+        },
+        is_well=f"None of {objects} objects differs from what its answer says.",
+        nothing="" if objects else f"{len(parts)} partitions have no video",
+    )
+
+
+def _lost_row(lost: LostObject) -> dict[str, str]:
+    there = "is not there" if lost.found_bytes is None else f"has {lost.found_bytes} bytes"
+    found = f"{there}, the manifest says {lost.size_bytes} bytes"
+    return {"partition": lost.partition, "what": lost.key, "found": found}
+
+
+def _common(state: DatasetState) -> dict[str, Any]:
+    """What of the verdicts was left out."""
     return {
-        name: dg.TableMetadataValue(
-            [dg.TableRecord({"what": key, "found": str(value)}) for key, value in first],
-            dg.TableSchema([dg.TableColumn("what"), dg.TableColumn("found")]),
-        )
+        **({"verdicts_of_other_partitions": state.left_out} if state.left_out else {}),
+        **({"unknown_names": len(state.unknown), "unknown_example": state.unknown[0]} if state.unknown else {}),
     }
 
 
-def _whole_numbers(evaluation: dg.AssetCheckEvaluation) -> dict[str, int]:
-    return {name: found.value for name, found in evaluation.metadata.items() if isinstance(found.value, int)}
-
-
-def _read_table(evaluation: dg.AssetCheckEvaluation | None, name: str) -> Iterator[tuple[str, str]]:
-    """What `_shown` has put into an evaluation."""
-    table = evaluation.metadata.get(name) if evaluation is not None else None
-    if isinstance(table, dg.TableMetadataValue):
-        for record in table.records:
-            yield str(record.data["what"]), str(record.data["found"])
+def _table(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The first 20 of some findings as a table, and how many more there are; nothing where there are none."""
+    if not rows:
+        return {}
+    columns = [
+        dg.TableColumn(column, "int" if isinstance(value, int) else "string") for column, value in rows[0].items()
+    ]
+    table = dg.TableMetadataValue([dg.TableRecord(dict(row)) for row in rows[:_MOST_SHOWN]], dg.TableSchema(columns))
+    more = {f"{name}_not_shown": len(rows) - _MOST_SHOWN} if len(rows) > _MOST_SHOWN else {}
+    return {name: table, **more}

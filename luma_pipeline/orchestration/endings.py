@@ -7,15 +7,16 @@ all the work again and end the run as a success. The step asks for its one retry
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 import dagster as dg
 
+from luma_pipeline.dataset import DatasetError
 from luma_pipeline.engine.run import STOPS_THE_RUN
 from luma_pipeline.errors import ConfigurationError, LumaPipelineError, PassingError
 
-__all__ = ["PartitionsFailedError", "cancelled_when_interrupted", "retried_once"]
+__all__ = ["PartitionsFailedError", "cancelled_when_interrupted", "checked_when_failed", "retried_once"]
 
 _MOST_SHOWN = 3
 
@@ -42,7 +43,7 @@ class PartitionsFailedError(LumaPipelineError):
 
 
 @contextmanager
-def cancelled_when_interrupted(context: dg.AssetExecutionContext) -> Iterator[None]:
+def cancelled_when_interrupted(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Iterator[None]:
     """End the run as CANCELED when SIGTERM or SIGINT comes to its process, as it ends on Terminate.
 
     Dagster ends such a run as failed where nobody has pressed Terminate. A run that Dagster will resume elsewhere is
@@ -50,12 +51,12 @@ def cancelled_when_interrupted(context: dg.AssetExecutionContext) -> Iterator[No
     """
     instance = context.instance
     try:
-        _raise_if_told_before(instance, context.run_id)
+        _raise_if_told_before(instance, context.run.run_id)
         yield
     except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt):
-        run = instance.get_run_by_id(context.run_id)
+        run = instance.get_run_by_id(context.run.run_id)
         is_started = run is not None and run.status is dg.DagsterRunStatus.STARTED
-        if run is not None and is_started and not instance.run_will_resume(context.run_id):
+        if run is not None and is_started and not instance.run_will_resume(context.run.run_id):
             instance.report_run_canceling(run, "The run's process was told to stop.")
         raise
 
@@ -65,6 +66,33 @@ def _raise_if_told_before(instance: dg.DagsterInstance, run_id: str) -> None:
     told = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.RUN_CANCELING, limit=1).records
     if told:
         raise dg.DagsterExecutionInterruptedError("the run was told to stop before the step began")
+
+
+@contextmanager
+def checked_when_failed(
+    context: dg.AssetExecutionContext, evaluate: Callable[[], Iterable[dg.AssetCheckEvaluation]]
+) -> Iterator[None]:
+    """Log the checks of a run whose step fails: Dagster skips their step, and would show no result in their place.
+
+    A logged evaluation blocks nothing; the failed step does.
+    """
+    try:
+        yield
+    except dg.Failure as failure:
+        if not isinstance(failure.__cause__, DatasetError):
+            planned = _planned_checks(context)
+            with suppress(LumaPipelineError, ValueError):  # what the step failed for is told
+                for evaluation in evaluate():
+                    if evaluation.asset_check_key in planned:
+                        context.log_event(evaluation)
+        raise
+
+
+def _planned_checks(context: dg.AssetExecutionContext) -> set[dg.AssetCheckKey]:
+    of_type = dg.DagsterEventType.ASSET_CHECK_EVALUATION_PLANNED
+    records = context.instance.get_records_for_run(context.run_id, of_type=of_type).records
+    events = [event for record in records if (event := record.event_log_entry.dagster_event) is not None]
+    return {event.asset_check_planned_data.asset_check_key for event in events}
 
 
 @contextmanager

@@ -66,6 +66,11 @@ class Instance:
         return self.named("luma_pipeline")
 
     @property
+    def checks_op_name(self) -> str:
+        """The op of the asset checks."""
+        return self.named("luma_checks")
+
+    @property
     def job_name(self) -> str:
         """The job of the schedule and the sensor."""
         return self.named("luma_job")

@@ -98,7 +98,8 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
                 "partition a run, or let it write by itself and return MaterializeResult"
             )
         written = self.dataset.open().partition(path, folders[0]).replace(table.schema, [table])
-        context.add_output_metadata({"dagster/row_count": written.rows, "path": dg.MetadataValue.path(written.path)})
+        rows = "dagster/partition_row_count" if context.has_asset_partitions else "dagster/row_count"
+        context.add_output_metadata({rows: written.rows, "path": dg.MetadataValue.path(written.path)})
 
     def _path(self, key: dg.AssetKey) -> str:
         """Where the asset lies below the root. Raises WrongAssetError for a place that is a dataset's."""

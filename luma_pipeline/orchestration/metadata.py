@@ -1,23 +1,23 @@
-"""What a materialization shows: numbers that the UI plots, and a preview a person can read."""
+"""What a materialization shows: numbers that the UI plots, and a preview a person can read.
+
+The UI shows a table of them in the order given here, so the few that matter come first. It sorts only the plots, by
+name, and leaves a gap where a number is missing. What never changes is in the asset's definition and not here.
+"""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
 import dagster as dg
 
-from luma_pipeline.dataset import Written
+from luma_pipeline.dataset import GenerationsVerdict, VideosVerdict, Written
 from luma_pipeline.engine.generations import GenerationsReport
-from luma_pipeline.engine.partition import GENERATIONS, VIDEOS
 from luma_pipeline.engine.tasks import TasksReport
 from luma_pipeline.engine.videos import VideosReport
 from luma_pipeline.luma import State
 from luma_pipeline.media import CopyStatus, redact_link
-from luma_pipeline.orchestration.instance import UNNAMED, Instance
-from luma_pipeline.orchestration.specs import column_lineage
 
 __all__ = ["generations_metadata", "tasks_metadata", "videos_metadata"]
 
@@ -29,100 +29,114 @@ _MEGABYTE = 1_000_000
 def tasks_metadata(report: TasksReport) -> Metadata:
     """Metadata of a partition of luma_tasks."""
     return {
-        **_file(report.written),
-        "tasks": report.tasks,
-        "source_rows": report.source_rows,
-        "blank_task_ids": report.blank_ids,
-        "repeated_task_ids": report.repeated_ids,
-        "task_ids_of_earlier_partitions": report.ids_of_earlier_partitions,
-        "unreadable_values": report.unreadable_values,
-        "unreadable_times": report.unreadable_times,
+        **_rows(report.written, report.tasks),
+        **_without_zeros(
+            {
+                "source_rows": report.source_rows if report.source_rows != report.tasks else 0,
+                "blank_task_ids": report.blank_ids,
+                "repeated_task_ids": report.repeated_ids,
+                "task_ids_of_earlier_partitions": report.ids_of_earlier_partitions,
+                "unreadable_values": report.unreadable_values,
+                "unreadable_times": report.unreadable_times,
+            }
+        ),
         "preview": dg.MetadataValue.md(_markdown(report.preview)),
+        **_file(report.written),
     }
 
 
-def generations_metadata(report: GenerationsReport, instance: Instance = UNNAMED) -> Metadata:
-    """Metadata of a partition of luma_generations."""
+def generations_metadata(report: GenerationsReport, earlier: GenerationsVerdict | None = None) -> Metadata:
+    """Metadata of a partition of luma_generations.
+
+    `earlier` is what was wrong before the file was written again: a number that was something is shown as zero.
+    """
+    before = _found(earlier, not_found="not_found", in_error="in_error", drifted="schema_drift")
     states, outcomes = report.states, report.outcomes
     known = {state.value for state in State}
+    is_open = sum(count for state, count in states.items() if state not in ("completed", "failed"))
+    in_error = outcomes["invalid_response"] + outcomes["request_failed"]
     metadata: Metadata = {
-        **_file(report.written),
+        **_rows(report.written, sum(outcomes.values())),
         "completed": states[State.COMPLETED.value],
         "failed": states[State.FAILED.value],
-        "open": sum(count for state, count in states.items() if state not in ("completed", "failed")),
-        "not_found": outcomes["not_found"],
-        "in_error": outcomes["invalid_response"] + outcomes["request_failed"],
-        "awaited": report.open_tasks,
-        "no_longer_in_source": report.dropped,
+        "open": is_open,
+        **_without_zeros({"not_found": outcomes["not_found"], "in_error": in_error}, before),
         "asked": report.asked,
-        "kept": report.kept,
-        "resumed": report.resumed,
-        "unreadable_checkpoints": report.unreadable_checkpoints,
-        "requests": report.requests,
-        "retries": report.retries,
-        "throttled": report.throttled,
-        "waited_for_limit_seconds": round(report.waited_seconds, 3),
-        "seconds": round(report.seconds, 3),
-        "schema_drift": sum(drift.count for drift in report.drift.values()),
-        "preview": dg.MetadataValue.md(_generations_preview(report.preview)),
-        "dagster/column_lineage": column_lineage(GENERATIONS, instance),
+        "asked_again_later": report.open_tasks,
+        **_without_zeros(
+            {
+                "no_longer_in_source": report.dropped,
+                "resumed": report.resumed,
+                "unreadable_checkpoints": report.unreadable_checkpoints,
+                "requests": report.requests if report.requests != report.asked else 0,
+                "retries": report.retries,
+                "throttled": report.throttled,
+                "waited_for_limit_seconds": round(report.waited_seconds, 3),
+                "schema_drift": sum(drift.count for drift in report.drift.values()),
+            },
+            before,
+        ),
     }
+    if report.drift:
+        metadata["schema_drift_fields"] = _drift_table(report)
     unknown = sorted(state for state in states if state not in known)
     if unknown:
         metadata["unknown_states"] = ", ".join(unknown[:20])
+    metadata["preview"] = dg.MetadataValue.md(_generations_preview(report.preview))
+    metadata["seconds"] = round(report.seconds, 3)
     for name, quantile in (("latency_p50_seconds", 0.5), ("latency_p95_seconds", 0.95)):
         seconds = report.latency(quantile)
         if seconds is not None:
             metadata[name] = round(seconds, 4)
-    if report.drift:
-        metadata["schema_drift_fields"] = _drift_table(report)
-    return metadata
+    return metadata | _file(report.written)
 
 
-def videos_metadata(report: VideosReport, location: str, instance: Instance = UNNAMED) -> Metadata:
-    """Metadata of a partition of luma_videos; `location` is the S3 prefix."""
+def videos_metadata(report: VideosReport, earlier: VideosVerdict | None = None) -> Metadata:
+    """Metadata of a partition of luma_videos; `earlier` as in `generations_metadata`."""
+    before = _found(earlier, expired="expired", failed="failed")
+    copied, present = (report.statuses[status.value] for status in (CopyStatus.COPIED, CopyStatus.ALREADY_PRESENT))
     metadata: Metadata = {
-        **_file(report.written),
-        "rows": report.rows,
-        **{status.value: report.statuses[status.value] for status in CopyStatus},
-        "bytes_downloaded": report.bytes_downloaded,
+        **_rows(report.written, report.rows),
+        "copied": copied,
+        "already_present": present,
+        **_without_zeros({name: report.statuses[name] for name in ("expired", "failed")}, before),
         "bytes_in_bucket": report.bytes_stored,
-        "megabytes_per_second": round(report.bytes_downloaded / _MEGABYTE / max(report.seconds, 1e-9), 3),
-        "seconds": round(report.seconds, 3),
-        "s3_location": _s3_location(location),
-        "dagster/column_lineage": column_lineage(VIDEOS, instance),
     }
-    for name, quantile in (("copy_p50_seconds", 0.5), ("copy_p95_seconds", 0.95)):
-        seconds = report.copy_quantile(quantile)
-        if seconds is not None:
-            metadata[name] = round(seconds, 4)
     if report.first_failures:
         metadata["first_failures"] = dg.TableMetadataValue(
             [dg.TableRecord(row) for row in report.first_failures],
             dg.TableSchema([dg.TableColumn(name) for name in report.first_failures[0]]),
         )
-    return metadata
+    metadata["seconds"] = round(report.seconds, 3)
+    if report.bytes_downloaded:
+        metadata["bytes_downloaded"] = report.bytes_downloaded
+        speed = report.bytes_downloaded / _MEGABYTE / max(report.seconds, 1e-9)
+        metadata["megabytes_per_second"] = round(speed, 3)
+    for name, quantile in (("copy_p50_seconds", 0.5), ("copy_p95_seconds", 0.95)):
+        seconds = report.copy_quantile(quantile)
+        if seconds is not None:
+            metadata[name] = round(seconds, 4)
+    return metadata | _file(report.written)
 
 
-def _s3_location(location: str) -> dg.UrlMetadataValue | dg.PathMetadataValue:
-    """A link into AWS's console, which knows neither other stores nor, at that address, China and the US government."""
-    bucket, _, prefix = location.removeprefix("s3://").partition("/")
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or ""
-    own_endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if own_endpoint or region.startswith(("cn-", "us-gov-", "us-iso")):
-        return dg.MetadataValue.path(location)
-    folder = quote(f"{prefix.strip('/')}/") if prefix.strip("/") else ""
-    return dg.MetadataValue.url(f"https://s3.console.aws.amazon.com/s3/buckets/{quote(bucket)}?prefix={folder}")
+def _without_zeros(numbers: Mapping[str, float], before: Collection[str] = ()) -> Metadata:
+    """Numbers of what happens rarely: zeros are left out, but for those that were something before."""
+    return {name: number for name, number in numbers.items() if number or name in before}
+
+
+def _found(earlier: GenerationsVerdict | VideosVerdict | None, **names: str) -> Collection[str]:
+    """The numbers that were something before: of a verdict's counts, by the names that they have here."""
+    return {name for count, name in names.items() if earlier is not None and getattr(earlier, count)}
+
+
+def _rows(written: Written | None, rows: int) -> Metadata:
+    return {"dagster/partition_row_count": written.rows if written is not None else rows}
 
 
 def _file(written: Written | None) -> Metadata:
     if written is None:
         return {}
-    return {
-        "dagster/row_count": written.rows,
-        "size_bytes": written.size_bytes,
-        "path": dg.MetadataValue.path(written.path),
-    }
+    return {"size_bytes": written.size_bytes, "path": dg.MetadataValue.path(written.path)}
 
 
 def _drift_table(report: GenerationsReport) -> dg.TableMetadataValue:

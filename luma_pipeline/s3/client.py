@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import boto3
 import botocore.session
 from botocore.config import Config
+from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.exceptions import BotoCoreError
 
 from luma_pipeline.s3.errors import S3SettingsError, without_secrets
@@ -17,7 +19,7 @@ from luma_pipeline.s3.redaction import redact_logs
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
-__all__ = ["make_client", "sets_payload_signing"]
+__all__ = ["endpoint_and_region", "make_client", "sets_payload_signing"]
 
 
 def make_client(*, max_connections: int, timeouts: tuple[float, float], max_attempts: int = 5) -> S3Client:
@@ -56,6 +58,23 @@ def make_client(*, max_connections: int, timeouts: tuple[float, float], max_atte
     redact_logs()
     client.meta.events.register("before-parse.s3.ListObjectsV2", read_contents)
     return client
+
+
+def endpoint_and_region() -> tuple[str | None, str | None]:
+    """The address of a store that is not AWS, without user and query, and the region; None for what is not set.
+
+    Nothing is connected, and a setting that boto3 refuses counts as not set.
+    """
+    try:
+        core = botocore.session.get_session()
+        region = os.environ.get("AWS_REGION") or core.get_config_variable("region")
+        found = ConfiguredEndpointProvider(core.full_config, core.get_scoped_config(), "s3").provide()
+    except (BotoCoreError, ValueError):
+        return None, None
+    parts = urlsplit(found or "")
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        return None, region
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}", region
 
 
 def sets_payload_signing(core: botocore.session.Session) -> bool:

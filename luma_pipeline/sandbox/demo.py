@@ -6,8 +6,9 @@ import hashlib
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def demonstrate(sandbox: Sandbox) -> Demonstration:
     provider.clear_log()
     sandbox.cdn.clear_log()
     started_at = utc_now()
-    run_pipeline(sandbox)
+    run_pipeline(sandbox, tell=_print)
     generations, videos = _rows(data / "luma_generations"), _rows(data / "luma_videos")
     sizes = _fetch_videos(sandbox, videos)
     query_path = sandbox.directory / "query.sql"
@@ -119,11 +120,22 @@ def demonstrate(sandbox: Sandbox) -> Demonstration:
     )
 
 
-def run_pipeline(sandbox: Sandbox) -> None:
-    """Run all days through Dagster in a process of its own; raises DemoError with the reason when the run fails."""
+def has_every_day(sandbox: Sandbox) -> bool:
+    """Whether each of the sandbox's days has been materialized."""
+    source, there = sandbox.source, sandbox.data_directory / "luma_videos"
+    days = range((source.last_day - source.first_day).days + 1)
+    return all((there / f"date={source.first_day + timedelta(days=day)}").exists() for day in days)
+
+
+def run_pipeline(sandbox: Sandbox, *, tell: Callable[[str], None]) -> None:
+    """Run all days through Dagster in a process of its own, and `tell` how far it is.
+
+    Raises:
+        DemoError: The run failed; the message says why.
+    """
     days = (sandbox.source.first_day.isoformat(), sandbox.source.last_day.isoformat())
     log_path = sandbox.directory / "demo.log"
-    print(f"Running the pipeline over {days[0]} to {days[1]}; its log: {log_path}", flush=True)
+    tell(f"Running the pipeline over {days[0]} to {days[1]}; its log: {log_path}")
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "luma_pipeline.sandbox.run_days", *days],
@@ -133,7 +145,7 @@ def run_pipeline(sandbox: Sandbox) -> None:
             text=True,
         )
         try:
-            reason = _watch(process, sandbox)
+            reason = _watch(process, sandbox, tell)
         finally:
             process.kill()
             process.wait()
@@ -143,16 +155,17 @@ def run_pipeline(sandbox: Sandbox) -> None:
         raise DemoError(f"The run failed: {reason or last_line}. Its log: {log_path}")
 
 
-def _watch(process: subprocess.Popen[str], sandbox: Sandbox) -> str:
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+def _watch(process: subprocess.Popen[str], sandbox: Sandbox, tell: Callable[[str], None]) -> str:
     """Say how far the run is until it ends; returns what it printed."""
     while True:
         try:
             output, _ = process.communicate(timeout=_PROGRESS_SECONDS)
         except subprocess.TimeoutExpired:
-            print(
-                f"  {sandbox.provider.total} requests to the provider, {sandbox.cdn.total} to the CDN so far",
-                flush=True,
-            )
+            tell(f"  {sandbox.provider.total} requests to the provider, {sandbox.cdn.total} to the CDN so far")
         else:
             return output.strip()
 

@@ -10,7 +10,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from luma_pipeline.sandbox.cdn import ArtifactUrls
+from luma_pipeline.sandbox import samples
+from luma_pipeline.sandbox.cdn import ArtifactUrls, CdnServer
 
 # The example of the provider's page (GET /luma/generations/{task_id}).
 EXAMPLE_URLS = ArtifactUrls(
@@ -64,6 +65,8 @@ class Oddity(_Word):
     """As PRESIGNED_DOWNLOAD, but dead when it is handed out."""
     EMPTY_DOWNLOAD_URL = "empty_download_url"
     MISSING_DOWNLOAD_URL = "missing_download_url"
+    OTHER_VIDEO = "other_video"
+    """The answer says of the video that it is twice as wide and as long as it should be."""
 
     NOT_FOUND_404 = "not_found_404"
     NOT_FOUND_200 = "not_found_200"
@@ -137,6 +140,18 @@ class Generation:
     oddities: tuple[Oddity, ...] = ()
     odd_answers: int | None = None
     link_seconds: int = 3600
+
+    def published(self, cdn: CdnServer) -> Generation:
+        """The generation with the CDN's sample files for its task, whose size and duration the answer tells."""
+        clip = samples.clip_of(self.task_id)
+        return replace(
+            self,
+            urls=cdn.publish(self.task_id),
+            aspect_ratio=clip.aspect_ratio,
+            width=clip.width,
+            height=clip.height,
+            duration=clip.duration,
+        )
 
     def state_at(self, now: datetime) -> str:
         """The state's word at an aware time."""
@@ -293,6 +308,9 @@ def _make_odd(body: dict[str, Any], generation: Generation, oddity: Oddity, now:
         body["created_at"] = _NO_TIME
     elif oddity is Oddity.UNKNOWN_STATE and body["video"] is None and body["state"] != State.FAILED:
         body["state"] = "upscaling"
+    elif oddity is Oddity.OTHER_VIDEO and body["video"] is not None:
+        other = replace(generation, width=2 * generation.width, duration=2 * generation.duration)
+        body.update(_completed_body(other))
     elif body["video"] is not None:
         _make_video_odd(body["video"], generation, oddity, now, sign)
 

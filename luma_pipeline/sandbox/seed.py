@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
 from sqlalchemy import (
@@ -160,7 +160,7 @@ def seed(
     finally:
         engine.dispose()
     rows = [row for day in seeded for row in _rows(day)]
-    generations = tuple(_published(row.generation, cdn) for row in rows if row.generation is not None)
+    generations = tuple(row.generation.published(cdn) for row in rows if row.generation is not None)
     task_ids = {row.task_id for row in rows if row.task_id and row.task_id.strip()}
     return SeededSource(url, seeded[0].day, seeded[-1].day, len(rows), len(task_ids), generations)
 
@@ -283,15 +283,3 @@ def _submission_times(day: _Day, rng: random.Random) -> list[datetime]:
     span = (end - midnight).total_seconds()
     seconds = sorted(rng.uniform(0, span) for _ in range(day.tasks))
     return [midnight + timedelta(milliseconds=int(second * 1000)) for second in seconds]
-
-
-def _published(generation: Generation, cdn: CdnServer) -> Generation:
-    clip = samples.clip_of(generation.task_id)
-    return replace(
-        generation,
-        urls=cdn.publish(generation.task_id),
-        aspect_ratio=clip.aspect_ratio,
-        width=clip.width,
-        height=clip.height,
-        duration=clip.duration,
-    )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
@@ -11,7 +13,7 @@ import sqlalchemy as sa
 
 from luma_pipeline.source.errors import SourceTableError
 
-__all__ = ["open_engine", "secrets_of"]
+__all__ = ["SourceAddress", "address_of", "open_engine", "secrets_of"]
 
 _DRIVERS = {
     "postgresql": ("postgresql+psycopg", "luma-pipeline[postgres]"),
@@ -33,7 +35,7 @@ def open_engine(url: str) -> sa.Engine:
             an option has a wrong value. The error has no cause: a text that cannot be parsed may be the password.
     """
     try:
-        parsed, arguments = _with_typed_options(_parsed(url))
+        parsed, arguments = _with_typed_options(_with_driver(_parsed(url)))
         engine = sa.create_engine(parsed, pool_pre_ping=True, connect_args=arguments)
     except sa.exc.NoSuchModuleError:
         problem = f"LUMA_SOURCE_URL begins with {_scheme(url)}://, a dialect that SQLAlchemy does not know"
@@ -87,6 +89,12 @@ def _parsed(url: str) -> sa.URL:
     if "@" in location or ("@" in query and parsed.host is not None):
         raise ValueError("an @ that is not percent-encoded")
     return parsed
+
+
+def _with_driver(url: sa.URL) -> sa.URL:
+    """A URL that begins with postgresql:// takes psycopg, where it is installed: SQLAlchemy 2.0 would take psycopg2."""
+    is_bare = url.drivername == "postgresql" and find_spec("psycopg") is not None
+    return url.set(drivername="postgresql+psycopg") if is_bare else url
 
 
 _FALSE = ("false", "0", "no", "off")
@@ -148,3 +156,30 @@ def secrets_of(url: str) -> set[str]:
         for plain in (text, unquote(text), unquote_plus(text)):
             spellings |= {plain, quote(plain, safe=""), quote(plain), quote_plus(plain), repr(plain)[1:-1]}
     return spellings - {""}
+
+
+@dataclass(frozen=True)
+class SourceAddress:
+    """Where a database is, without user, password and options. `database` is None for a file."""
+
+    dialect: str
+    uri: str
+    database: str | None
+
+
+def address_of(url: str) -> SourceAddress | None:
+    """The address of a database, to be shown to people; None for a text that is no URL.
+
+    >>> address_of("postgresql+psycopg://me:secret@db:5432/app?sslmode=require").uri
+    'postgresql://db:5432/app'
+    """
+    try:
+        parsed = _parsed(url)
+    except (sa.exc.ArgumentError, ValueError):
+        return None
+    dialect, database = parsed.get_backend_name(), parsed.database or ""
+    host = f"[{parsed.host}]" if ":" in (parsed.host or "") else parsed.host or ""
+    if set("@?;=&") & set(host + database):  # what is left of options, or of a secret that was cut in two
+        return SourceAddress(dialect, f"{dialect}://", None)
+    uri = f"{dialect}://{host}{f':{parsed.port}' if parsed.port else ''}{f'/{database}' if database else ''}"
+    return SourceAddress(dialect, uri, database if host and database else None)

@@ -102,11 +102,15 @@ class Materialization:
 
 @dataclass(frozen=True, slots=True)
 class CheckExecution:
-    """One evaluation of an asset check: `SUCCEEDED`, `FAILED`, `IN_PROGRESS`, `EXECUTION_FAILED` or `SKIPPED`."""
+    """One evaluation of an asset check: `SUCCEEDED`, `FAILED`, `IN_PROGRESS`, `EXECUTION_FAILED` or `SKIPPED`.
+
+    `severity` is `ERROR` or `WARN`; empty without an evaluation.
+    """
 
     run_id: str
     status: str
     partition: str | None
+    severity: str
     metadata: Mapping[str, Any]
 
 
@@ -255,6 +259,22 @@ class DagsterClient:
         run_id: str = answer["launchPipelineExecution"]["run"]["runId"]
         return run_id
 
+    def execute_check(self, asset: str, check: str) -> str:
+        """Press "Execute" on an asset check; returns the run's ID."""
+        answer = self.query(
+            "mutation($parameters: ExecutionParams!) { launchPipelineExecution(executionParams: $parameters)"
+            f" {{ {_ERROR} ... on LaunchRunSuccess {{ run {{ runId }} }} }} }}",
+            parameters={
+                "mode": "default",
+                "executionMetadata": {"tags": []},
+                "runConfigData": "{}",
+                "selector": self._job_selector("__ASSET_JOB")
+                | {"assetSelection": [], "assetCheckSelection": [{"assetKey": _asset_key(asset), "name": check}]},
+            },
+        )
+        run_id: str = answer["launchPipelineExecution"]["run"]["runId"]
+        return run_id
+
     def reexecute_from_failure(self, run_id: str) -> str:
         """Press "Re-execute from failure" on a failed run; returns the new run's ID."""
         answer = self.query(
@@ -310,6 +330,13 @@ class DagsterClient:
             for event in self._raw_events(run_id)
         ]
 
+    def log_lines(self, run_id: str) -> list[str]:
+        """What a person reads in the run's log: each message, and the names of what stands beside it."""
+        return [
+            " ".join([event.get("message", ""), *_metadata(event.get("metadataEntries", []))])
+            for event in self._raw_events(run_id)
+        ]
+
     def process_ids(self, run_id: str) -> list[int]:
         """The run's processes as its event log names them, the run's own first, then those of its steps."""
         found: dict[int, None] = {}
@@ -328,6 +355,7 @@ class DagsterClient:
                 "query($id: ID!, $cursor: String) { logsForRun(runId: $id, afterCursor: $cursor) { __typename"
                 " ... on Error { message } ... on EventConnection { cursor hasMore events { __typename"
                 " ... on MessageEvent { message stepKey timestamp }"
+                f" ... on ExecutionStepOutputEvent {{ {_METADATA} }}"
                 f" ... on EngineEvent {{ {_METADATA} }} ... on StepWorkerStartedEvent {{ {_METADATA} }}"
                 f" ... on ErrorEvent {{ error {{ {_CHAIN} }} }} }} }} }} }}",
                 id=run_id,
@@ -419,7 +447,7 @@ class DagsterClient:
         answer = self.query(
             "query($asset: AssetKeyInput!, $check: String!, $limit: Int!) {"
             " assetCheckExecutions(assetKey: $asset, checkName: $check, limit: $limit) {"
-            f" runId status partition evaluation {{ success {_METADATA} }} }} }}",
+            f" runId status partition evaluation {{ success severity {_METADATA} }} }} }}",
             asset=_asset_key(asset),
             check=check,
             limit=limit,
@@ -429,6 +457,7 @@ class DagsterClient:
                 run_id=execution["runId"],
                 status=execution["status"],
                 partition=execution["partition"],
+                severity=(execution["evaluation"] or {}).get("severity", ""),
                 metadata=_metadata((execution["evaluation"] or {}).get("metadataEntries", [])),
             )
             for execution in answer["assetCheckExecutions"]

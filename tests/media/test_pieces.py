@@ -70,7 +70,7 @@ def test_an_objects_metadata_is_ascii_and_fits(task_id: str) -> None:
 
 @given(st.text(max_size=100), st.text(alphabet="abcXYZ=&%?/#", min_size=1, max_size=50))
 def test_what_is_shown_of_a_link_has_no_query_and_no_password(path: str, secret: str) -> None:
-    path = path.replace("?", "").replace("#", "")
+    path = path.translate(dict.fromkeys(map(ord, "?#@")))
     shown = redact_link(f"https://user:hunter2@cdn.example.org:8443/{path}?sig={secret}#{secret}")
 
     assert shown.startswith("https://cdn.example.org:8443/")

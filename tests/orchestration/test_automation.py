@@ -18,7 +18,6 @@ from dagster._core.definitions.sensor_definition import SensorExecutionData
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.partition import OPEN_MARKS, UNFINISHED_MARKS, mark_of
 from luma_pipeline.orchestration.automation import RevisitPolicy
@@ -31,6 +30,7 @@ from luma_pipeline.orchestration.partitions import (
     window_of,
 )
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
+from tests.settings import component_with
 
 UTC = UTC
 RANGE = ("dagster/asset_partition_range_start", "dagster/asset_partition_range_end")
@@ -48,7 +48,7 @@ class Setting:
         start = (datetime.now(UTC) - timedelta(days=1100)).date().isoformat()
         required = dict.fromkeys(("api_token", "source_url", "source_table", "s3_bucket"), "unused")
         values = {**required, "data_url": str(directory), "partitions_start": start, **fields}
-        self.component = LumaPipelineComponent(**values)
+        self.component = component_with(**values)
         self.definitions = self.component.definitions()
         # The contexts take an instance that has a folder.
         self.instance = dg.DagsterInstance.local_temp(tempfile.mkdtemp(dir=directory))

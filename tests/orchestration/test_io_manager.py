@@ -168,7 +168,7 @@ def test_what_an_asset_downstream_returns_is_written_beside_the_datasets_and_rea
     assert not (tmp_path / "report").exists()
     assert found == [{"rows": 2, "first": f"{DAYS[2]}-a"}]
     (event,) = result.asset_materializations_for_node("counts")
-    assert event.metadata["dagster/row_count"].value == 1
+    assert event.metadata["dagster/partition_row_count"].value == 1
     many = run(tmp_path, counts, tags=range_tags(DAYS[0], DAYS[1]))
     assert "counts returned one table for 2 partitions" in reason(many)
 

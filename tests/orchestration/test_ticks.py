@@ -18,12 +18,12 @@ import pytest
 from dagster._core.definitions.schedule_definition import ScheduleExecutionData
 from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
-from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.partition import mark_of
 from luma_pipeline.orchestration.instance import UNNAMED
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from luma_pipeline.sandbox.server import Answer, HttpServer, Request
+from tests.settings import component_with
 
 UTC = UTC
 NOON = datetime(2024, 12, 24, 12, tzinfo=UTC)
@@ -50,7 +50,7 @@ class Clockwork:
 
     def repository(self) -> dg.RepositoryDefinition:
         settings = {"partitions_start": "2024-01-01", **self.settings}
-        return LumaPipelineComponent(data_url=self.root, **settings).definitions().get_repository_def()
+        return component_with(data_url=self.root, **settings).definitions().get_repository_def()
 
     def tick_schedule(self, at: datetime) -> tuple[list[str | None], str | None]:
         """The partitions asked for, or why there are none."""

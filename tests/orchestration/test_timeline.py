@@ -13,7 +13,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.partition import VIDEOS, key_of_mark, mark_of
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_sensor
@@ -21,6 +20,7 @@ from luma_pipeline.orchestration.instance import UNNAMED
 from luma_pipeline.orchestration.partitions import Frequency, folder_of, partitions_definition
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from tests.orchestration.test_ticks import ORIGIN
+from tests.settings import component_with
 
 UTC = UTC
 MINUTE = timedelta(minutes=1)
@@ -65,9 +65,7 @@ class Timeline:
 
     def __post_init__(self) -> None:
         self._dataset = Dataset(url=str(self.root))
-        component = LumaPipelineComponent(
-            data_url=str(self.root), partitions=self.frequency, partitions_start="2025-01-01"
-        )
+        component = component_with(data_url=str(self.root), partitions=self.frequency, partitions_start="2025-01-01")
         self._repository = component.definitions().get_repository_def()
         self._schedule = self._repository.get_schedule_def(UNNAMED.schedule_name)
         self.partitions = partitions_definition(Frequency(self.frequency), "2025-01-01", "UTC")

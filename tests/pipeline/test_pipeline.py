@@ -61,10 +61,10 @@ def test_every_task_is_a_row_and_every_finished_video_an_object(world: World) ->
         content = world.cdn.content(row["source_url"])
         assert hashlib.sha256(objects[row["key"]]).hexdigest() == row["sha256"] == hashlib.sha256(content).hexdigest()
     tasks = metadata(world, result.run_id, "luma_tasks", DAY)
-    assert (tasks["tasks"], tasks["blank_task_ids"], tasks["repeated_task_ids"]) == (6, 2, 1)
+    assert (tasks["dagster/partition_row_count"], tasks["blank_task_ids"], tasks["repeated_task_ids"]) == (6, 2, 1)
     numbers = metadata(world, result.run_id, "luma_generations", DAY)
     assert (numbers["completed"], numbers["failed"], numbers["open"], numbers["not_found"]) == (3, 1, 1, 1)
-    assert numbers["requests"] == world.provider.total
+    assert numbers["asked"] == world.provider.total
 
 
 def test_a_second_run_asks_only_for_what_is_open_and_copies_nothing(world: World) -> None:
@@ -92,7 +92,7 @@ def test_each_partition_of_a_run_is_reported_once_with_its_own_numbers(world: Wo
     assert result.success
     assert materialized(world, result.run_id) == sorted((asset, day) for asset in ASSETS for day in days)
     for number, day in enumerate(days):
-        assert metadata(world, result.run_id, "luma_generations", day)["dagster/row_count"] == number % 3 + 1
+        assert metadata(world, result.run_id, "luma_generations", day)["dagster/partition_row_count"] == number % 3 + 1
 
 
 def test_a_partition_that_fails_leaves_the_others_done(world: World) -> None:
@@ -215,7 +215,7 @@ def test_a_killed_run_keeps_its_finished_partitions(world: World, tmp_path: Path
     code = f"""
 import dagster as dg
 from luma_pipeline.component import LumaPipelineComponent
-component = LumaPipelineComponent(**{world.component(max_concurrency=1).model_dump()!r})
+component = LumaPipelineComponent(**{world.component(max_concurrency=1).model_dump(exclude_unset=True)!r})
 job = component.definitions().resolve_implicit_global_asset_job_def()
 tags = {{"dagster/asset_partition_range_start": "{days[0]}", "dagster/asset_partition_range_end": "{days[-1]}"}}
 job.execute_in_process(tags=tags)

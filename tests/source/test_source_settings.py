@@ -17,7 +17,7 @@ SECRET = "hunter2-secret"
 URLS: list[tuple[str, list[str]]] = [
     ("postgres://app:{}@h/db", ["postgres://", "postgresql+psycopg://", "luma-pipeline[postgres]"]),
     ("postgres+psycopg://app:{}@h/db", ["postgresql+psycopg://"]),
-    ("postgresql+psycopg2://app:{}@h/db", ["psycopg2", "postgresql+psycopg://"]),
+    ("postgresql+pg8000://app:{}@h/db", ["pg8000", "postgresql+psycopg://"]),
     ("PostgreSQL://app:{}@h/db", ["postgresql+psycopg://"]),
     ("jdbc:postgresql://app:{}@h/db", ["postgresql+psycopg://"]),
     ("postgresql+psycopg3://app:{}@h/db", ["postgresql+psycopg://"]),
@@ -43,6 +43,14 @@ URLS: list[tuple[str, list[str]]] = [
     ("postgresql+psycopg://app@127.0.0.1:1/db?sslpassword={}&nonsense=1", ["nonsense"]),
     ("sqlite:///x.db?detect_types=many&token={}", ["LUMA_SOURCE_URL"]),
 ]
+
+
+def test_a_postgresql_url_without_a_driver_takes_the_one_that_the_extra_installs() -> None:
+    """Also with SQLAlchemy 2.0, whose own default is psycopg2: the lowest versions are tested too."""
+    engine = open_engine("postgresql://app@h/db?connect_timeout=7")
+    assert (engine.driver, engine.url.query["connect_timeout"]) == ("psycopg", "7")
+    with pytest.raises(SourceTableError, match="prepare_threshold"):
+        open_engine("postgresql://h/db?prepare_threshold=often")
 
 
 @pytest.mark.parametrize(("url", "words"), URLS)
@@ -89,15 +97,6 @@ def test_the_driver_of_each_advice_is_one_of_the_dialect(name: str, monkeypatch:
         open_engine(f"{name}://h/db")
     start = str(caught.value).rpartition("Write ")[2].partition("://")[0]
     assert sa.make_url(f"{start}://").get_dialect().driver == start.partition("+")[2]
-
-
-def test_a_url_without_a_driver_takes_the_options_of_its_dialects_own() -> None:
-    """SQLAlchemy 2.1 takes psycopg for PostgreSQL, and 2.0 psycopg2."""
-    url = sa.make_url("postgresql://h/db")
-    if url.get_driver_name() != "psycopg":
-        pytest.skip("psycopg is not the driver of this SQLAlchemy")
-    with pytest.raises(SourceTableError, match="prepare_threshold"):
-        open_engine("postgresql://h/db?prepare_threshold=often")
 
 
 THRESHOLDS = [("0", 0), ("5", 5), ("None", None), ("none", None)]

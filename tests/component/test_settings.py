@@ -1,37 +1,25 @@
-"""The settings: every one has its variable in the README, and a bad value names it."""
+"""The settings: every one has its variable, and a bad value names it."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 import pytest
 
-from luma_pipeline.component import ENVIRONMENT, LumaPipelineComponent
+from luma_pipeline.component import LumaPipelineComponent, setting_rows
 from luma_pipeline.orchestration.resources.provider import LumaProvider
 from luma_pipeline.orchestration.resources.source import LumaSource
 from luma_pipeline.source.table import SourceTableError
-
-README = (Path(__file__).parent.parent / "README.md").read_text()
-
-
-def test_the_readmes_table_has_every_setting_with_its_default() -> None:
-    table = dict(re.findall(r"^\| `(LUMA_[A-Z0-9_]+)` \| (.*?) \|", README, re.MULTILINE))
-    assert sorted(table) == sorted(ENVIRONMENT.values())
-    for name, variable in ENVIRONMENT.items():
-        default = LumaPipelineComponent.model_fields[name].default
-        if isinstance(default, dg.EnvVar):
-            assert table[variable] == "**required**"
-        elif isinstance(default, (int, float, str)) and default != "":
-            assert table[variable] == f"`{default}`"
+from tests.settings import component_with, grouped
 
 
 def test_definitions_load_with_no_environment_at_all() -> None:
     definitions = LumaPipelineComponent.from_environment({}).definitions()
     assert {key.to_user_string() for key in definitions.resolve_all_asset_keys()} == {
         "luma_generations",
+        "luma_source",
         "luma_tasks",
         "luma_videos",
     }
@@ -48,33 +36,29 @@ def test_settings_come_from_their_variables() -> None:
             "LUMA_OBJECT_TAGS": "team=video, cost = a=b",
         }
     )
-    assert (component.requests_per_second, component.source_columns, component.batch_size) == (7.5, ["a", "b"], 50)
-    assert (component.allow_private_media, component.s3_prefix) == (True, "x/y")
-    assert component.object_tags == {"team": "video", "cost": "a=b"}
+    assert (component.provider.requests_per_second, component.provider.batch_size) == (7.5, 50)
+    assert (component.source.columns, component.videos.prefix) == (["a", "b"], "x/y")
+    assert component.videos.allow_private_media is True
+    assert component.videos.object_tags == {"team": "video", "cost": "a=b"}
 
 
 def test_every_setting_of_one_value_may_be_a_template_in_yaml(monkeypatch: pytest.MonkeyPatch) -> None:
-    lines, expected = [], {}
-    for name, variable in ENVIRONMENT.items():
-        default = LumaPipelineComponent.model_fields[name].default
-        if isinstance(default, (int, float, str)):
-            default = "given" if isinstance(default, dg.EnvVar) else default
-            monkeypatch.setenv(variable, str(default))
-            lines.append(f'{name}: "{{{{ env.{variable} }}}}"')
-            expected[name] = default
-    monkeypatch.setenv("LUMA_REQUESTS_PER_SECOND", "7.5")
-    lines.append('requests_per_second: "{{ env.LUMA_REQUESTS_PER_SECOND }}"')
-    component = LumaPipelineComponent.resolve_from_yaml("\n".join(lines))
-    assert component.model_dump(include=set(expected)) == expected
-    assert component.requests_per_second == 7.5
-    assert not any(isinstance(value, dg.EnvVar) for value in component.model_dump().values())
-    with pytest.raises(ValueError, match="must be at least 1"):
-        LumaPipelineComponent.resolve_from_yaml("burst: 0")
+    written: dict[str, Any] = {}
+    expected: dict[str, Any] = {}
+    for row in setting_rows():
+        default = "given" if row.required else row.default
+        if isinstance(default, (int, float, str)) and default != "":
+            monkeypatch.setenv(row.variable, str(default))
+            expected[row.variable.removeprefix("LUMA_").lower()] = default
+            written[row.variable.removeprefix("LUMA_").lower()] = f"{{{{ env.{row.variable} }}}}"
+    component = LumaPipelineComponent.resolve_from_dict(grouped(written))
+    assert component.model_dump(exclude_unset=True) == grouped(expected)
+    assert not any(isinstance(component.at(row.path), dg.EnvVar) for row in setting_rows())
 
 
 def test_the_settings_of_copying_reach_the_bucket() -> None:
     settings: dict[str, Any] = {"part_size_bytes": 6 * 1024**2, "copy_max_seconds": 60.0, "max_video_bytes": 10**9}
-    resources = LumaPipelineComponent(s3_bucket="b", **settings).definitions().resources or {}
+    resources = component_with(s3_bucket="videos", **settings).definitions().resources or {}
     bucket = resources["luma_bucket"]
     assert (bucket.part_size_bytes, bucket.max_seconds, bucket.max_video_bytes) == (6 * 1024**2, 60.0, 10**9)
 
@@ -84,7 +68,7 @@ def test_a_resource_with_a_secret_as_text_is_made_and_closed_by_the_run(
 ) -> None:
     """Its other settings may still be variables, and one that is missing is named."""
     url = f"sqlite:///{tmp_path / 'source.db'}"
-    component = LumaPipelineComponent(api_token="geheim", source_url=url, source_columns=["a"], batch_size=7)
+    component = component_with(api_token="geheim", source_url=url, source_columns=["a"], batch_size=7)
     seen: dict[str, Any] = {}
 
     @dg.op
@@ -167,7 +151,7 @@ def test_the_link_without_watermark_is_the_gateways() -> None:
 
 
 def test_secrets_are_in_no_repr() -> None:
-    component = LumaPipelineComponent(api_token="geheim", source_url="sqlite:///geheim")
+    component = component_with(api_token="geheim", source_url="sqlite:///geheim")
     assert "geheim" not in repr(component)
 
 
