@@ -284,7 +284,7 @@ def test_an_old_video_that_no_try_can_bring_costs_no_request(world: World, fault
     assert statuses(world) == {**expected, "taken": ("copied", None)}
     assert world.provider.total == 0
     do(world, dataclasses.replace(run, retry_failed=True))
-    assert statuses(world) == {**expected, "taken": ("already_present", None)}
+    assert statuses(world) == {**expected, "taken": ("copied", None)}
     assert world.provider.count("dead") == 1
 
 
@@ -385,7 +385,7 @@ def test_the_row_of_an_object_stays_when_its_task_is_gone_and_that_of_a_failure_
     table = generations.read()
     generations.replace(table.schema, [table.slice(0, 0)])
     do(world, Run(only=("videos",)))
-    assert statuses(world) == {"there": ("already_present", None)}
+    assert statuses(world) == {"there": ("copied", None)}
 
 
 def test_after_a_change_of_the_bucket_nothing_of_the_old_one_counts_as_known(world: World) -> None:
