@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
-from luma_pipeline.dataset import Checkpoints, Dataset, DatasetError
+from luma_pipeline.dataset import Checkpoints, Dataset, DatasetError, Verdict
 from luma_pipeline.engine.generations import (
     GenerationsReport,
     ResolvePolicy,
@@ -91,7 +91,7 @@ class PartitionReport:
     """What was done; None for a dataset that was not selected.
 
     `row_faults` says how the rows of luma_generations are not one for each task; empty when they are. `to_ask` and
-    `to_copy` are a dry run's answer, which `is_plan`.
+    `to_copy` are a dry run's answer, which `is_plan`. `earlier` is the verdict before a file was written again.
     """
 
     partition: Partition
@@ -102,6 +102,7 @@ class PartitionReport:
     to_ask: int | None = None
     to_copy: int | None = None
     is_plan: bool = False
+    earlier: Verdict = field(default_factory=Verdict)
 
 
 class WorkProgress(Protocol):
@@ -171,7 +172,7 @@ class PartitionWork:
             videos_report = videos.finish(generations_file, judge)
             judge.settle()
         self._mark(partition, read_at, generations, videos_report)
-        return PartitionReport(partition, tasks_report, generations, videos_report, faults)
+        return PartitionReport(partition, tasks_report, generations, videos_report, faults, earlier=judge.earlier)
 
     def _on_answer(self, tasks: int, videos: PartitionVideos | None) -> Callable[[TaskResult, datetime], None]:
         progress = self.progress

@@ -54,6 +54,8 @@ class Judge:
         self._spec = spec
         self._stored: PartitionVerdict | None = None
         self._before: Verdict | None = None
+        self.earlier = Verdict()
+        """The verdict of earlier runs, as far as it has been looked up."""
 
     def on_generations(self, rows: Iterable[pa.Table], report: GenerationsReport) -> Iterator[pa.Table]:
         """The rows that are written, which `report` counts. At their end the verdict on them is put."""
@@ -106,6 +108,7 @@ class Judge:
     def _opened(self) -> PartitionVerdict:
         if self._stored is None:
             self._stored = self._verdicts.of(self._mark)
+            self.earlier = self._stored.now
         return self._stored
 
 

@@ -198,9 +198,11 @@ class _AssetRun:
         if report.tasks is not None:
             self._log(TASKS, key, tasks_metadata(report.tasks), report.tasks.written)
         if report.generations is not None:
-            self._log(GENERATIONS, key, generations_metadata(report.generations), report.generations.written)
+            metadata = generations_metadata(report.generations, report.earlier.generations)
+            self._log(GENERATIONS, key, metadata, report.generations.written)
         if report.videos is not None:
-            self._log(VIDEOS, key, videos_metadata(report.videos), report.videos.written)
+            metadata = videos_metadata(report.videos, report.earlier.videos)
+            self._log(VIDEOS, key, metadata, report.videos.written)
 
     def _report_plan(self, report: PartitionReport) -> None:
         key = report.partition.key

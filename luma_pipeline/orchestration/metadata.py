@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import dagster as dg
 
-from luma_pipeline.dataset import Written
+from luma_pipeline.dataset import GenerationsVerdict, VideosVerdict, Written
 from luma_pipeline.engine.generations import GenerationsReport
 from luma_pipeline.engine.tasks import TasksReport
 from luma_pipeline.engine.videos import VideosReport
@@ -45,12 +45,12 @@ def tasks_metadata(report: TasksReport) -> Metadata:
     }
 
 
-def generations_metadata(report: GenerationsReport, before: Collection[str] = ()) -> Metadata:
+def generations_metadata(report: GenerationsReport, earlier: GenerationsVerdict | None = None) -> Metadata:
     """Metadata of a partition of luma_generations.
 
-    `before` has the names of the numbers that were something when the partition was last done: of these zeros are
-    shown too.
+    `earlier` is what was wrong before the file was written again: a number that was something is shown as zero.
     """
+    before = _found(earlier, not_found="not_found", in_error="in_error", drifted="schema_drift")
     states, outcomes = report.states, report.outcomes
     known = {state.value for state in State}
     is_open = sum(count for state, count in states.items() if state not in ("completed", "failed"))
@@ -91,8 +91,9 @@ def generations_metadata(report: GenerationsReport, before: Collection[str] = ()
     return metadata | _file(report.written)
 
 
-def videos_metadata(report: VideosReport, before: Collection[str] = ()) -> Metadata:
-    """Metadata of a partition of luma_videos; `before` as in `generations_metadata`."""
+def videos_metadata(report: VideosReport, earlier: VideosVerdict | None = None) -> Metadata:
+    """Metadata of a partition of luma_videos; `earlier` as in `generations_metadata`."""
+    before = _found(earlier, expired="expired", failed="failed")
     copied, present = (report.statuses[status.value] for status in (CopyStatus.COPIED, CopyStatus.ALREADY_PRESENT))
     metadata: Metadata = {
         **_rows(report.written, report.rows),
@@ -121,6 +122,11 @@ def videos_metadata(report: VideosReport, before: Collection[str] = ()) -> Metad
 def _without_zeros(numbers: Mapping[str, float], before: Collection[str] = ()) -> Metadata:
     """Numbers of what happens rarely: zeros are left out, but for those that were something before."""
     return {name: number for name, number in numbers.items() if number or name in before}
+
+
+def _found(earlier: GenerationsVerdict | VideosVerdict | None, **names: str) -> Collection[str]:
+    """The numbers that were something before: of a verdict's counts, by the names that they have here."""
+    return {name for count, name in names.items() if earlier is not None and getattr(earlier, count)}
 
 
 def _rows(written: Written | None, rows: int) -> Metadata:

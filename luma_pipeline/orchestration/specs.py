@@ -113,7 +113,7 @@ def asset_specs(
         GENERATIONS: dg.AssetSpec(
             instance.asset_key(GENERATIONS),
             description=_DESCRIPTIONS[GENERATIONS],
-            kinds={"luma", "parquet", locations.storage_kind},
+            kinds={"parquet", locations.storage_kind},
             metadata={"dagster/column_schema": table_schema(provider.schema)},
             **common,
         ),

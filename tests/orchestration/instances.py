@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from luma_pipeline.engine.settings import Policies
 from luma_pipeline.orchestration.assets import Execute, PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
+from luma_pipeline.orchestration.checks import build_checks
 from luma_pipeline.orchestration.instance import Instance
 from luma_pipeline.orchestration.io_manager import LumaParquetIOManager
 from luma_pipeline.orchestration.locations import Locations, source_spec
@@ -98,6 +99,7 @@ class Site:
                 *([source] if source is not None else []),
                 *self.more,
             ],
+            asset_checks=[build_checks(DAILY, settings.thresholds, objects=None, instance=instance)],
             jobs=[job],
             schedules=[build_schedule(job, DAILY, "*/10 * * * *", RevisitPolicy(), **common)],
             sensors=[build_sensor(job, DAILY, RevisitPolicy(10**10), **common)],

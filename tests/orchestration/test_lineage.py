@@ -136,7 +136,7 @@ def test_each_dataset_says_what_it_is_and_where_it_lies() -> None:
     assert found["luma_videos"].metadata["manifest"] == dg.MetadataValue.path("s3://lake/luma/luma_videos")
     assert {name: (spec.kinds, spec.tags["dagster/storage_kind"]) for name, spec in found.items()} == {
         "luma_tasks": ({"s3", "parquet"}, "s3"),
-        "luma_generations": ({"luma", "s3", "parquet"}, "s3"),
+        "luma_generations": ({"s3", "parquet"}, "s3"),
         "luma_videos": ({"s3", "parquet"}, "s3"),
     }
     assert specs(data_url="/srv/data")["luma_tasks"].kinds == {"file", "parquet"}

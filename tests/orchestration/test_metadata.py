@@ -8,12 +8,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from luma_pipeline.dataset import Written
+from luma_pipeline.dataset import VideosVerdict, Written
 from luma_pipeline.engine.generations import GenerationsReport
 from luma_pipeline.engine.tasks import TasksReport
 from luma_pipeline.engine.videos import VideosReport
 from luma_pipeline.orchestration.metadata import generations_metadata, tasks_metadata, videos_metadata
-from tests.world import World
+from luma_pipeline.sandbox.provider import Generation
+from tests.world import World, metadata
 
 DAY = "2024-12-24"
 
@@ -65,11 +66,22 @@ def test_what_went_wrong_is_shown_with_its_number() -> None:
     assert not {"throttled", "resumed", "schema_drift", "requests"} & found.keys()
 
 
-def test_a_zero_of_what_was_something_before_is_shown() -> None:
-    assert "not_found" not in generations_metadata(GenerationsReport())
-    assert generations_metadata(GenerationsReport(), before={"not_found"})["not_found"] == 0
-    assert "expired" not in videos_metadata(VideosReport())
-    assert videos_metadata(VideosReport(), before={"expired"})["expired"] == 0
+def test_a_zero_of_what_was_something_before_is_shown(world: World) -> None:
+    world.submit(("late", f"{DAY} 01:00:00"), known=False)
+    world.submit(("a", f"{DAY} 02:00:00"))
+    assert world.run(DAY).success
+    world.provider.add(Generation("late", urls=world.cdn.publish("late")))
+    shown = [metadata(world, world.run(DAY).run_id, "luma_generations", DAY) for _ in range(2)]
+    assert shown[0]["not_found"] == 0
+    assert "not_found" not in shown[1]
+    assert "in_error" not in shown[0]
+
+
+def test_a_zero_of_a_video_that_was_not_copied_before_is_shown() -> None:
+    earlier = VideosVerdict(in_bucket=1, expired=2)
+    found = videos_metadata(VideosReport(), earlier)
+    assert found["expired"] == 0
+    assert "failed" not in found
 
 
 @pytest.mark.parametrize(
