@@ -234,6 +234,7 @@ def _options(config: LumaRunConfig) -> RunOptions:
         limit=config.limit,
         overwrite=config.overwrite,
         allow_empty=config.allow_empty,
+        verify=config.verify,
         dry_run=config.dry_run,
     )
 
