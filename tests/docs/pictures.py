@@ -43,8 +43,9 @@ def main() -> None:
                 address = f"{dagster.url}/assets/luma_videos?view=partitions&partition={day}"
                 browser.open(address, expect="preview", timeout=120)
                 browser.scroll_to("preview")
+                browser.click("[Show Markdown]")
                 time.sleep(_THUMBNAIL_SECONDS)
-                browser.screenshot("day")
+                _screenshot_of(browser, "day", x=140, y=40, width=1120, height=320)
                 address = f"{dagster.url}/assets/luma_generations?view=overview"
                 browser.open(address, expect="raw_response", timeout=120)
                 browser.click("Plots")
