@@ -384,8 +384,8 @@ class CheckSettings(SettingsGroup):
     verify_hours: NotNegative = _setting(
         "LUMA_VERIFY_HOURS",
         Policies.verify_after_seconds / 3600,
-        "Hours after which a run looks up all objects of a partition in the store again, and copies again what is lost; "
-        "0: every run does.",
+        "Hours after which a run looks up all objects of a partition in the store again, and copies what is lost; 0: "
+        "every run does.",
     )
 
 

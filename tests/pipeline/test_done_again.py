@@ -23,7 +23,7 @@ from tests.world import World, metadata
 
 DAY, NEXT_DAY = "2024-12-24", "2024-12-25"
 ASSETS = ("luma_tasks", "luma_generations", "luma_videos")
-BELIEVED = {"objects_checked": 0}
+BELIEVED: dict[str, Any] = {"objects_checked": 0}
 """Nothing that the manifest knows is looked at, and the check looks at nothing."""
 
 
@@ -55,7 +55,7 @@ def versions(world: World, result: dg.ExecuteInProcessResult) -> dict[str, str]:
 @contextmanager
 def watched(world: World, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[StoreRequest]]:
     """The requests that runs make to the store."""
-    with FaultyStore(world.store.port, lambda request, nth: None) as proxy:
+    with FaultyStore(int(world.store.endpoint_url.rpartition(":")[2]), lambda request, nth: None) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL_S3", proxy.endpoint)
         yield proxy.seen
 
@@ -168,7 +168,7 @@ def test_a_full_look_is_due_once_in_its_time(world: World) -> None:
     submit(world, "a", "b")
     world.run(DAY, **BELIEVED)
     time.sleep(0.2)
-    hours = {**BELIEVED, "verify_hours": 0.1 / 3600}
+    hours: dict[str, Any] = {**BELIEVED, "verify_hours": 0.1 / 3600}
     mark = world.directory / "data" / "_verified" / DAY
     assert not mark.exists()
     world.run(DAY, **hours)
