@@ -62,8 +62,7 @@ _FACT_COLUMNS = tuple(field.name for field in fields(MediaFacts))
 class ManifestPolicy:
     """Which artifacts are copied, over which of their links, and until when failures are tried again.
 
-    `unwatermarked` asks the provider for a task's link without watermark. `most_checked` is how many of a partition's
-    objects the report names to be looked up by a check; None: all of them. `bucket` is the copier's: what the manifest
+    `unwatermarked` asks the provider for a task's link without watermark. `bucket` is the copier's: what the manifest
     has in others is not known to be there; None takes any. `overwrite` is the copier's as well. `spec` says where the
     links of a generation are: that of the provider which has answered.
     """
@@ -72,7 +71,6 @@ class ManifestPolicy:
     link_preference: tuple[LinkSource, ...]
     give_up: GiveUpPolicy
     unwatermarked: Callable[[str], str | None] | None = None
-    most_checked: int | None = 0
     bucket: str | None = None
     overwrite: bool = False
     spec: ProviderSpec = GATEWAY

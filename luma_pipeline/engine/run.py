@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -202,14 +202,6 @@ class PipelineRun:
             raise stop
         return failures
 
-    def stored_sizes(self, keys: Iterable[str]) -> Mapping[str, int | None]:
-        """Ask the store for each key by itself: the object's size in bytes, None where there is none.
-
-        Raises BucketError.
-        """
-        copier = self._copier
-        return {} if copier is None else self._in_thread(lambda: copier.stored_sizes(keys), "look up")
-
     def stop(self) -> None:
         """Break everything off and return within about ten seconds, whatever stalls.
 
@@ -248,7 +240,6 @@ class PipelineRun:
                 policies.link_preference,
                 give_up,
                 links.unwatermarked if links is not None else None,
-                policies.objects_checked,
                 bucket=settings.videos.bucket,
                 overwrite=overwrite,
                 spec=settings.provider.spec,

@@ -7,9 +7,7 @@ copies are begun than the copier takes. The bound: 350 bytes a video.
 
 from __future__ import annotations
 
-import heapq
 import logging
-import random
 import time
 from array import array
 from collections import Counter, deque
@@ -18,7 +16,6 @@ from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
-from itertools import chain
 from queue import SimpleQueue
 from types import TracebackType
 from typing import Any, NamedTuple
@@ -71,6 +68,8 @@ _LISTED_COLUMNS = ("key", "size_bytes", "etag")
 _FIRST_FAILURES = 20
 _FIRST_DIFFERING = 10
 _FAILURE_COLUMNS = ("task_id", "artifact", "status", "error_code", "error_message")
+_PREVIEW_ROWS = 10
+_PREVIEW_COLUMNS = ("task_id", "artifact", "status", "key", "size_bytes")
 
 
 @dataclass
@@ -92,10 +91,10 @@ class VideosReport:
     """All objects were looked at, which is to be noted."""
     differing: int = 0
     first_differing: list[dict[str, str]] = field(default_factory=list)
-    to_check: list[tuple[str, int]] = field(default_factory=list, repr=False)
-    """Keys and sizes in bytes, by the manifest, of objects picked at random."""
     written: Written | None = None
     copy_seconds: array[float] = field(default_factory=lambda: array("d"), repr=False)
+    preview: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """The first rows."""
 
     def copy_quantile(self, quantile: float) -> float | None:
         """A quantile (0..1) of the seconds that copying one artifact took; None without copies."""
@@ -110,6 +109,8 @@ class VideosReport:
         failures = table.filter(pc.invert(pc.is_in(table["status"], value_set=IN_BUCKET))).select(_FAILURE_COLUMNS)
         for row in failures.slice(0, _FIRST_FAILURES - len(self.first_failures)).to_pylist():
             self.first_failures.append({name: value or "" for name, value in row.items()})
+        first = table.select(_PREVIEW_COLUMNS).slice(0, _PREVIEW_ROWS - len(self.preview))
+        self.preview += first.to_pylist()
 
     def count_differing(self, table: pa.Table, said: Said) -> None:
         """Take in rows of tasks that are completed, beside what their answers say, in the shape (rows, 3)."""
@@ -312,20 +313,18 @@ class PartitionVideos:
 
     def _rows(self, groups: Sequence[_Group], generations: PartitionFile) -> Iterator[pa.Table]:
         """The rows in the order of the generations, then those that are kept of others, in their order before."""
-        to_check = _Sample(self._policy.most_checked)
         for group in groups:
             table, is_kept = self._rows_of(group.decision)
             self._report.count_rows(table, is_kept)
             self._report.count_differing(table, group.said.reshape(-1, group.said.shape[-1]))
-            yield self._counted(table, to_check)
+            yield self._counted(table)
         kept = self._earlier.to_keep(group.decision for group in groups)
         answers = VideoAnswers.read(generations, self._policy.spec) if len(kept) else None
         for start in range(0, len(kept), ROW_GROUP_ROWS):
             table = self._earlier.take(kept[start : start + ROW_GROUP_ROWS])
             if answers is not None:
                 self._report.count_differing(table, answers.of(table))
-            yield self._counted(table, to_check)
-        self._report.to_check = to_check.picked
+            yield self._counted(table)
 
     def _is_unchanged(self, groups: Sequence[_Group]) -> bool:
         """Whether the manifest has all rows already, in their order."""
@@ -351,34 +350,10 @@ class PartitionVideos:
         back[np.concatenate([np.flatnonzero(~is_kept), np.flatnonzero(is_kept)])] = np.arange(len(rows))
         return both.take(pa.array(back)), is_kept
 
-    def _counted(self, table: pa.Table, to_check: _Sample) -> pa.Table:
+    def _counted(self, table: pa.Table) -> pa.Table:
         ours = table.filter(is_of_bucket(table, self._policy.bucket))
         self._report.bytes_stored += pc.sum(ours["size_bytes"]).as_py() or 0
-        to_check.add(ours.filter(pc.is_in(ours["status"], value_set=IN_BUCKET)))
         return table
-
-
-class _Sample:
-    """Keys and sizes of objects picked at random from tables as they pass, all of them if `most` is None."""
-
-    def __init__(self, most: int | None) -> None:
-        self._most = most
-        self._rows: list[tuple[float, str, int]] = []
-
-    @property
-    def picked(self) -> list[tuple[str, int]]:
-        """Of the tables that have passed."""
-        return [(key, size) for _, key, size in self._rows]
-
-    def add(self, table: pa.Table) -> None:
-        """Let a table pass."""
-        if self._most == 0:
-            return
-        dice = [random.random() for _ in range(len(table))]  # noqa: S311  (no secret)
-        rows = zip(dice, table["key"].to_pylist(), table["size_bytes"].to_pylist(), strict=True)
-        self._rows = (
-            [*self._rows, *rows] if self._most is None else heapq.nsmallest(self._most, chain(self._rows, rows))
-        )
 
 
 def artifacts_to_copy(
