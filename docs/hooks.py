@@ -30,4 +30,5 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
 
 
 def _is_shown(path: Path) -> bool:
-    return path.is_file() and "__pycache__" not in path.parts
+    # A filled-in copy of an .env.example has secrets.
+    return path.is_file() and "__pycache__" not in path.parts and path.suffix != ".env"

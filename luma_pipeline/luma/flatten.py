@@ -66,7 +66,7 @@ def to_table(
 
     >>> from luma_pipeline.luma import Outcome
     >>> answer = {"id": "t", "state": "completed", "video": {"width": 1360}}
-    >>> result = TaskResult("t", Outcome.RESOLVED, datetime.now(timezone.utc), generation=answer)
+    >>> result = TaskResult("t", Outcome.RESOLVED, datetime.now(UTC), generation=answer)
     >>> to_table([result]).select(["task_id", "outcome", "state", "video_width"]).to_pylist()
     [{'task_id': 't', 'outcome': 'resolved', 'state': 'completed', 'video_width': 1360}]
     """

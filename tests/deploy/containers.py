@@ -58,7 +58,7 @@ class Containers:
             source, target, _ = mount.split(":")
             copy = self._root / target.removeprefix("/opt/dagster/")
             shutil.copy(self._folder / source, copy)
-            if copy.name == "workspace.yaml":
+            if copy.suffix == ".yaml":
                 copy.write_text(self._here(copy.read_text()))
         for name in self.services:
             self.start(name)
@@ -138,6 +138,8 @@ class Containers:
 
     def _here(self, text: str) -> str:
         """A part of a command or file with this machine's paths, hosts and ports."""
+        # Seconds here, half a minute there.
+        text = text.replace("poll_interval_seconds: 30", "poll_interval_seconds: 2")
         for port, free in self._ports.items():
             text = text.replace(port, str(free))
         for name in self.services:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import tempfile
 from pathlib import Path
@@ -36,10 +37,10 @@ def main() -> None:
                 browser.driver.refresh()
                 wait = WebDriverWait(browser.driver, 120)
                 wait.until(lambda _: browser.text().count("100% filled") >= len(_ASSETS))
-                browser.screenshot("lineage")
+                _screenshot_of(browser, "lineage", x=440, y=190, width=1500, height=185)
             with Browser(DOCS, width=1400, height=900) as browser:
                 address = f"{dagster.url}/assets/luma_videos?view=partitions&partition={day}"
-                browser.open(address, expect="Metadata", timeout=120)
+                browser.open(address, expect="preview", timeout=120)
                 browser.screenshot("day")
 
 
@@ -53,6 +54,12 @@ def _copy_bucket(sandbox: Sandbox, folder: Path) -> None:
             target = folder / item["Key"]
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(client.get_object(Bucket=BUCKET, Key=item["Key"])["Body"].read())
+
+
+def _screenshot_of(browser: Browser, name: str, **area: float) -> None:
+    """Keep a part of what the window shows; the area is in CSS pixels."""
+    shown = browser.driver.execute_cdp_cmd("Page.captureScreenshot", {"clip": {**area, "scale": 1}})
+    (DOCS / f"{name}.png").write_bytes(base64.b64decode(shown["data"]))
 
 
 def _click(browser: Browser, text: str) -> None:

@@ -15,6 +15,7 @@ import venv
 from collections.abc import Iterator
 from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -58,7 +59,7 @@ def _installed(names: list[str]) -> set[str]:
         seen.add(str(wanted))
         found.add(wanted.name)
         known = {name: str(value) for name, value in default_environment().items()}
-        environments = [{**known, "extra": extra} for extra in (*wanted.extras, "")]
+        environments: list[dict[str, Any]] = [{**known, "extra": extra} for extra in (*wanted.extras, "")]
         for line in distribution(wanted.name).requires or []:
             inner = Requirement(line)
             if inner.marker is None or any(inner.marker.evaluate(environment) for environment in environments):

@@ -106,7 +106,7 @@ def test_the_assets_downstream_are_made_and_follow_by_themselves(lake: World) ->
         assert job.execute_in_process(instance=instance, tags=tags, asset_selection=ours).success
         asked = dg.evaluate_automation_conditions(defs, instance, cursor=cursor)
         assert asked.get_requested_partitions(dg.AssetKey("training_set")) == {"2024-12-24"}
-        there: list[Any] = list(defs.assets or [])
+        there: list[Any] = [*(defs.assets or [])]
         for name, (key, _) in MADE.items():
             done = dg.materialize(
                 there, selection=[name], partition_key=key, instance=instance, resources=defs.resources

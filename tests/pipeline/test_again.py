@@ -235,11 +235,9 @@ def test_a_variable_given_to_the_component_is_read_when_a_run_starts(
 HELPLESS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("condition that is no SQL", {"source_where": "kind ="}, ["LUMA_SOURCE_WHERE"]),
     ("source that is no URL", {"source_url": "generations"}, ["LUMA_SOURCE_URL"]),
-    ("zone that is none", {"source_timezone": "Mars/Base"}, ["Mars/Base", "LUMA_SOURCE_TIMEZONE"]),
     ("data where nothing can be written", {"data_url": "/dev/null/data"}, ["LUMA_DATA_URL"]),
     ("data in a scheme of others", {"data_url": "gs://lake/luma"}, ["LUMA_DATA_URL", "s3://bucket/prefix"]),
     ("data in a bucket that is not there", {"data_url": "s3://no-such-lake/luma"}, ["LUMA_DATA_URL"]),
-    ("key template that repeats keys", {"key_template": "{artifact}"}, ["key_template", "{task_id}"]),
     ("bucket that is not there", {"s3_bucket": "no-such-bucket"}, ["no-such-bucket", "LUMA_S3_BUCKET"]),
 ]
 

@@ -18,7 +18,7 @@ PASSWORD = "hunter2-secret"
 URLS: list[tuple[str, str, list[str]]] = [
     ("no URL", f"user {PASSWORD}", ["LUMA_SOURCE_URL"]),
     ("unknown dialect", f"oracel://user:{PASSWORD}@127.0.0.1/db", ["LUMA_SOURCE_URL"]),
-    ("missing driver", f"postgresql+psycopg2://user:{PASSWORD}@127.0.0.1/db", ["psycopg2", "luma-pipeline[postgres]"]),
+    ("missing driver", f"postgresql+pg8000://user:{PASSWORD}@127.0.0.1/db", ["pg8000", "luma-pipeline[postgres]"]),
     ("bad port", f"postgresql+psycopg://user:{PASSWORD}@127.0.0.1:port/db", ["LUMA_SOURCE_URL"]),
     ("unescaped", f"postgresql+psycopg://user:p@ss/{PASSWORD}@127.0.0.1/db", ["LUMA_SOURCE_URL"]),
     ("unescaped in the host", f"postgresql+psycopg://app:s3cr@{PASSWORD}@127.0.0.1/db", ["LUMA_SOURCE_URL", "%40"]),

@@ -17,7 +17,7 @@ SECRET = "hunter2-secret"
 URLS: list[tuple[str, list[str]]] = [
     ("postgres://app:{}@h/db", ["postgres://", "postgresql+psycopg://", "luma-pipeline[postgres]"]),
     ("postgres+psycopg://app:{}@h/db", ["postgresql+psycopg://"]),
-    ("postgresql+psycopg2://app:{}@h/db", ["psycopg2", "postgresql+psycopg://"]),
+    ("postgresql+pg8000://app:{}@h/db", ["pg8000", "postgresql+psycopg://"]),
     ("PostgreSQL://app:{}@h/db", ["postgresql+psycopg://"]),
     ("jdbc:postgresql://app:{}@h/db", ["postgresql+psycopg://"]),
     ("postgresql+psycopg3://app:{}@h/db", ["postgresql+psycopg://"]),
