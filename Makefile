@@ -80,7 +80,7 @@ benchmark-backfill: $(READY)
 clean:
 	rm -rf $(VENV) $(VENV)-lowest .sandbox build *.egg-info
 
-$(READY): requirements.lock pyproject.toml
+$(READY): requirements.lock pyproject.toml setup.cfg
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .

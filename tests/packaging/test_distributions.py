@@ -50,7 +50,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(distributions: D
 
 def test_the_source_distribution_holds_what_the_wheel_is_built_of_and_no_tests(distributions: Distributions) -> None:
     names = in_source(distributions)
-    assert {"LICENSE", "README.md", "pyproject.toml"} <= names
+    assert {"LICENSE", "README.md", "pyproject.toml", "setup.cfg"} <= names
     assert {name for name in in_wheel(distributions) if ".dist-info/" not in name} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "deploy/"))]
 
