@@ -24,6 +24,7 @@ from luma_pipeline.component.faults import (
     PythonOrigin,
     SettingsError,
     raise_for,
+    words_of,
 )
 from luma_pipeline.component.scaffolder import LumaPipelineScaffolder
 from luma_pipeline.component.settings import TopSettings
@@ -335,7 +336,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         except SettingsError:
             raise
         except (dg.DagsterError, CheckError, ResolutionException, ValueError) as error:
-            raise_for([Fault(tuple(path.split(".")), str(error).strip())], self.origin)
+            raise_for([Fault(tuple(path.split(".")), words_of(error))], self.origin)
 
     def _resources(self, instance: Instance, since: datetime) -> dict[str, Any]:
         source, provider, videos = self.source, self.provider, self.videos

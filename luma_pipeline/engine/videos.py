@@ -68,6 +68,8 @@ _LISTED_COLUMNS = ("key", "size_bytes", "etag")
 _FIRST_FAILURES = 20
 _FIRST_DIFFERING = 10
 _FAILURE_COLUMNS = ("task_id", "artifact", "status", "error_code", "error_message")
+_PREVIEW_ROWS = 10
+_PREVIEW_COLUMNS = ("task_id", "artifact", "status", "key", "size_bytes")
 
 
 @dataclass
@@ -91,6 +93,8 @@ class VideosReport:
     first_differing: list[dict[str, str]] = field(default_factory=list)
     written: Written | None = None
     copy_seconds: array[float] = field(default_factory=lambda: array("d"), repr=False)
+    preview: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """The first rows."""
 
     def copy_quantile(self, quantile: float) -> float | None:
         """A quantile (0..1) of the seconds that copying one artifact took; None without copies."""
@@ -105,6 +109,8 @@ class VideosReport:
         failures = table.filter(pc.invert(pc.is_in(table["status"], value_set=IN_BUCKET))).select(_FAILURE_COLUMNS)
         for row in failures.slice(0, _FIRST_FAILURES - len(self.first_failures)).to_pylist():
             self.first_failures.append({name: value or "" for name, value in row.items()})
+        first = table.select(_PREVIEW_COLUMNS).slice(0, _PREVIEW_ROWS - len(self.preview))
+        self.preview += first.to_pylist()
 
     def count_differing(self, table: pa.Table, said: Said) -> None:
         """Take in rows of tasks that are completed, beside what their answers say, in the shape (rows, 3)."""

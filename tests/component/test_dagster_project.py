@@ -112,6 +112,13 @@ def test_translation_in_yaml_changes_what_dagster_is_told(project: Project) -> N
     assert (node.group_name, node.tags["team"], node.description) == ("luma_eu", "video", "Of luma_videos.")
 
 
+def test_dagsters_own_post_processing_works_on_the_assets(project: Project) -> None:
+    file = project.component("eu", "name: eu")
+    file.write_text(file.read_text() + "post_processing:\n  assets:\n  - attributes: {tags: {tier: prod}}\n")
+    graph = project.load().get_repository_def().asset_graph
+    assert graph.get(dg.AssetKey(["eu", "luma_videos"])).tags["tier"] == "prod"
+
+
 # Subclasses.
 
 MINE = """
@@ -154,7 +161,8 @@ def test_a_subclass_is_used_in_yaml_by_its_own_type(project: Project) -> None:
     [
         ("name: eu", 2, "team must be set"),
         ("team: [a]", 3, "team must be text"),
-        ("team: '{{ env.NOT_SET }}'", 3, "team"),
+        ("team: '{{ env.NOT_SET }}'", 3, "team: the environment variable NOT_SET is not set"),
+        ("team: 'a-{{ env.NOT_SET }}'", 3, "team: the environment variable NOT_SET is not set"),
         ("team: a\nlevls: [b]", 4, "levls: there is no such setting; did you mean levels?"),
         ("team: a\nprovider:\n  burst: 0", 5, "provider.burst must be at least 1"),
     ],
