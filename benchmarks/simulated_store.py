@@ -37,7 +37,9 @@ def etag_of(key: str) -> str:
 
 class _Store:
     def __init__(self, task_ids: list[str], others: int) -> None:
-        self.videos = sorted([*map(key_of, task_ids), *(f"zz-other/{number:08}.bin" for number in range(others))])
+        self.videos = sorted(
+            [*map(key_of, task_ids), *(f"{etag_of(str(number))}/other.bin" for number in range(others))]
+        )
         self.known = set(self.videos)
         self.lake: dict[str, tuple[bytes, str]] = {}
         self.counts: Counter[str] = Counter()

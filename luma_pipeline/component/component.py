@@ -294,6 +294,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
             late_rows_seconds=self.partitions.late_rows_minutes * 60,
             orphans_older_than_seconds=self.videos.orphans_older_than_hours * 3600,
             objects_checked=None if self.checks.objects_checked == -1 else self.checks.objects_checked,
+            verify_after_seconds=self.checks.verify_hours * 3600,
         )
 
     def _faults_together(self) -> Iterator[Fault]:
