@@ -111,7 +111,6 @@ class Sandbox:
             "LUMA_DATA_URL": str(self.data_directory),
             "LUMA_S3_BUCKET": BUCKET,
             "LUMA_S3_PREFIX": PREFIX,
-            "LUMA_ARTIFACTS": "video,thumbnail",
             "LUMA_GALLERY_ENABLED": "true",
             "LUMA_PARTITIONS_START": self.source.first_day.isoformat(),
             # The CDN is on the loopback interface, which the media guard refuses by default.

@@ -554,13 +554,10 @@ def test_the_first_failures_are_twenty_in_the_order_of_the_tasks(world: World, f
 
 
 def test_a_partition_without_copies_shows_neither_quantiles_nor_failures() -> None:
-    assert videos_metadata(VideosReport()) == {
-        "dagster/partition_row_count": 0,
-        "copied": 0,
-        "already_present": 0,
-        "bytes_in_bucket": 0,
-        "seconds": 0.0,
-    }
+    shown = videos_metadata(VideosReport())
+    assert list(shown) == [
+        *("dagster/partition_row_count", "copied", "already_present", "bytes_in_bucket", "preview", "seconds")
+    ]
 
 
 def test_the_objects_to_be_looked_up_are_those_that_were_picked(world: World) -> None:
