@@ -87,7 +87,7 @@ class Checkpoints:
         except FileNotFoundError as error:
             raise StaleVersionError(f"the checkpoint {path} has been removed by another run") from error
         with readable(path), source:
-            table = pq.read_table(source, columns=None if columns is None else list(columns))
+            table = pq.ParquetFile(source).read(columns, use_threads=False)
         return table if schema is None else conformed(table, fields_of(schema, columns), path)
 
     def remove(self, paths: Iterable[str]) -> None:
