@@ -42,6 +42,12 @@ def main() -> None:
                 address = f"{dagster.url}/assets/luma_videos?view=partitions&partition={day}"
                 browser.open(address, expect="preview", timeout=120)
                 browser.screenshot("day")
+                address = f"{dagster.url}/assets/luma_generations?view=overview"
+                browser.open(address, expect="raw_response", timeout=120)
+                browser.click("Plots")
+                browser.wait_for_plots(timeout=120)
+                browser.scroll_to("Metadata")
+                browser.screenshot("plots")
 
 
 _ASSETS = ("luma_tasks", "luma_generations", "luma_videos")
