@@ -62,7 +62,8 @@ class Checkpoints:
         self._saved += 1
         self._is_empty = False
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        # Read once and whole: dictionaries and statistics would take longer than they save.
+        pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
         self._storage.write(path, sink.getvalue().to_pybytes())
         return path
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -133,11 +133,11 @@ class Answers:
         thread.join()
         self._raise_failure()
 
-    def add(self, index: int, result: TaskResult) -> None:
-        """Take in the answer for the task at `index`. Raises DatasetError if earlier answers could not be saved."""
+    def add(self, index: Sequence[int], results: Sequence[TaskResult]) -> None:
+        """Take in answers, each for the task at its `index`. Raises DatasetError if earlier ones could not be saved."""
         self._raise_failure()
         with self._lock:
-            self._new.append((index, result))
+            self._new.extend(zip(index, results, strict=True))
             if self._oldest_unsaved is None:
                 self._oldest_unsaved = time.monotonic()
             if len(self._new) < FLATTENED_ROWS:
@@ -157,10 +157,12 @@ class Answers:
         return [batch.candidates for batch in self._batches]
 
     def _flatten(self) -> None:
-        """Make a table of what has come. To be called with the lock."""
-        if not self._new:
-            return
+        """Make tables of what has come. To be called with the lock."""
         new, self._new = self._new, []
+        for start in range(0, len(new), FLATTENED_ROWS):
+            self._flatten_together(new[start : start + FLATTENED_ROWS])
+
+    def _flatten_together(self, new: Sequence[tuple[int, TaskResult]]) -> None:
         results = [result for _, result in new]
         flattened = flatten(results, fields=self._spec.fields)
         self._report.count_answers(results, flattened.drift)
