@@ -114,3 +114,15 @@ def test_what_is_no_listing_of_s3_is_left_to_botocore(body: bytes) -> None:
     response, found = {"status_code": 200, "body": body}, dict[str, Any]()
     read_contents(response, found)
     assert (response["body"], found) == (body, {})
+
+
+def test_many_objects_are_deleted_together_and_on_any_store(store: ObjectStore, folder: str) -> None:
+    keys = [f"{folder}{name}" for name in STRANGE_NAMES]
+    for key in keys[1:]:
+        store.put(key, b"x")
+    store.delete_all(keys)
+    assert list(store.list_all(folder)) == []
+    store.capabilities.deletes_of_many = False
+    store.put(keys[0], b"x")
+    store.delete_all(keys)
+    assert list(store.list_all(folder)) == []
