@@ -555,4 +555,6 @@ def kind_in_words(annotation: Any) -> str:
         kinds = [kind_in_words(arg) for arg in get_args(annotation) if arg is not type(None)]
         words = " or ".join(dict.fromkeys(kinds))
         return f"{words}, optional" if type(None) in get_args(annotation) else words
+    if origin is Literal:
+        return " or ".join(f"`{word}`" for word in get_args(annotation))
     return _WORDS[origin or annotation]

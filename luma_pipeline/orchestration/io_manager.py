@@ -1,7 +1,5 @@
 """The IO manager: datasets as tables for the assets downstream."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -130,7 +128,7 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
         return f". It was looked for below {self.dataset.url}; its own IO manager is {own}" if own else ""
 
 
-def _table(frame: pd.DataFrame, name: str, warn: Callable[[str], None]) -> pa.Table:
+def _table(frame: "pd.DataFrame", name: str, warn: Callable[[str], None]) -> pa.Table:
     """The rows of a DataFrame. The levels of an index that has names become the first columns.
 
     Without a name an index is taken for row numbers and left out; `warn` is told if it looks like more.

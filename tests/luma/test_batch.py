@@ -199,6 +199,6 @@ def test_auto_ends_with_the_first_batch_that_brings_nothing(provider: ProviderSe
 
 
 def test_auto_stops_for_a_bad_token_as_single_requests_do(provider: ProviderServer) -> None:
-    with pytest.raises(AuthenticationError):
-        list(client(provider, token="not-the-token", batch_size="auto").fetch(IDS))
+    with client(provider, token="not-the-token", batch_size="auto") as luma, pytest.raises(AuthenticationError):
+        list(luma.fetch(IDS))
     assert provider.total == 2
