@@ -11,8 +11,10 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import socket
+import ssl
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -62,6 +64,12 @@ current = _Current()
 class FinalResponse(http.client.HTTPResponse):
     """The answer after all interim ones, with lengths that agree, which can be read straight into a buffer."""
 
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self._socket = sock
+        self._read_record: Callable[[int, memoryview], int] | None = None
+        self._failure: Exception | None = None
+
     def begin(self) -> None:
         """Read the head. Raises HTTPException for one that leaves open where the body ends."""
         super().begin()
@@ -96,20 +104,45 @@ class FinalResponse(http.client.HTTPResponse):
             raise http.client.HTTPException("a chunk of negative size")
         return data
 
-    def readinto1(self, view: memoryview) -> int:  # type: ignore[override]
-        """Put what has come at the start of `view`; waits for at least one byte. 0 at the end, promised or not."""
-        if self.isclosed():
-            return 0
+    def fill(self, view: memoryview, until: float) -> int:
+        """Put what comes at the start of `view`, for as long as there is room, and until the time is over (monotonic).
+
+        Waits for at least one byte. Gives 0 at the end, promised or not. What fails after bytes have come is raised by
+        the next call: the bytes are good.
+        """
+        if self._failure is not None:
+            raise self._failure
+        filled, most = 0, len(view) if self.length is None else min(len(view), self.length)
+        try:
+            while filled < most and not self.isclosed():
+                with view[filled:most] as free:
+                    count = self._read_some(free)
+                filled += count
+                if not count:
+                    self.close()
+                if time.monotonic() > until:
+                    break
+        except (OSError, http.client.HTTPException) as error:
+            if not filled:
+                raise
+            self._failure = error
+        if self.length is not None and not self.chunked:
+            self.length -= filled
+            if not self.length:
+                self.close()
+        return filled
+
+    def _read_some(self, free: memoryview) -> int:
         if self.chunked:
-            data = self.read1(len(view))
-            view[: len(data)] = data
+            data = self.read1(len(free))
+            free[: len(data)] = data
             return len(data)
-        with view[: self.length] as window:
-            count = self.fp.readinto1(window)
-        if self.length is not None:
-            self.length -= count
-        if not count or self.length == 0:
-            self.close()
+        if self._read_record is not None:
+            return self._read_record(len(free), free)
+        count = self.fp.readinto1(free)
+        if 0 < count < len(free) and isinstance(self._socket, ssl.SSLSocket):
+            # Nothing is left in the buffer of `fp`. It would take five calls for each record of at most 16 KiB.
+            self._read_record = self._socket.read
         return count
 
 

@@ -171,7 +171,6 @@ class Response:
         self._raw = cast("FinalResponse", answer._original_response)
         self._watch = watch
         self._host = host
-        self._failure: BaseException | None = None
         self.status = answer.status
         self.headers: Message = self._raw.headers
 
@@ -225,34 +224,21 @@ class Response:
 
         Raises TransportError: `timeout` when no byte comes within the read time-out.
         """
-        watchdog = self._session.watchdog
-        self._watch.allow(self._session.read_timeout)
+        watchdog, failure = self._session.watchdog, None
+        self._watch.allow(self._session.read_timeout + _LONGEST_PIECE_SECONDS)
         watchdog.add(self._watch)
         try:
-            count = self._fill(view) if self._failure is None else 0
+            with view[:_PIECE_BYTES] as piece:
+                count = self._raw.fill(piece, time.monotonic() + _LONGEST_PIECE_SECONDS)
+            if not count:
+                self._watch.raise_if_cut()  # a body up to the connection's end looks whole when it was cut
+        except FAILURES as error:
+            failure = root_cause(error)
         finally:
             watchdog.remove(self._watch)
-        if count or self._failure is None:
-            return count
-        raise self._session.failure(self._failure, self._watch, self._host)
-
-    def _fill(self, view: memoryview) -> int:
-        """What fails after bytes have come is kept for the next call: the bytes are good."""
-        filled, enough, started = 0, min(len(view), _PIECE_BYTES), time.monotonic()
-        try:
-            while filled < enough:
-                with view[filled:] as free:
-                    count = self._raw.readinto1(free)
-                self._watch.raise_if_cut()  # a body up to the connection's end looks whole when it was cut
-                if not count:
-                    break
-                filled += count
-                if time.monotonic() - started > _LONGEST_PIECE_SECONDS:
-                    break
-                self._watch.allow(self._session.read_timeout)
-        except FAILURES as error:
-            self._failure = root_cause(error)
-        return filled
+        if failure is not None:
+            raise self._session.failure(failure, self._watch, self._host)
+        return count
 
     def release(self) -> None:
         """Keep the connection for the next request, unless there is, or may be, more on it than was read."""
