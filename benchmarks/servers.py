@@ -33,9 +33,7 @@ http {{
 
 
 @contextlib.contextmanager
-def file_server(
-    root: Path, work: Path, *, bytes_per_second: int = 0, certificate: Path | None = None
-) -> Iterator[str]:
+def file_server(root: Path, work: Path, *, bytes_per_second: int = 0, certificate: Path | None = None) -> Iterator[str]:
     """nginx with one worker over the files of `root`, its own files in `work`; yields its URL.
 
     `bytes_per_second` limits each connection; zero does not. `certificate` is a PEM file with its key: https.

@@ -11,9 +11,7 @@ from __future__ import annotations
 import http.client
 import ipaddress
 import socket
-import ssl
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
@@ -26,6 +24,7 @@ from urllib3.response import HTTPResponse
 from luma_pipeline.http.deadline import Watch
 from luma_pipeline.http.errors import TargetRefusedError, TargetRefusedReason
 from luma_pipeline.http.guard import Guard
+from luma_pipeline.http.tls import TLSSocket
 
 MOST_DIGITS = 18
 """Digits of a number of bytes. More are no number, and more than some thousands Python refuses to read."""
@@ -104,11 +103,11 @@ class FinalResponse(http.client.HTTPResponse):
             raise http.client.HTTPException("a chunk of negative size")
         return data
 
-    def fill(self, view: memoryview, until: float) -> int:
-        """Put what comes at the start of `view`, for as long as there is room, and until the time is over (monotonic).
+    def fill(self, view: memoryview, has_time: Callable[[], bool]) -> int:
+        """Put what comes at the start of `view`, for as long as there are room and time.
 
-        Waits for at least one byte. Gives 0 at the end, promised or not. What fails after bytes have come is raised by
-        the next call: the bytes are good.
+        Waits for at least one byte. Gives 0 at the end, promised or not. `has_time` is asked after each arrival. What
+        it or the connection raises after bytes have come is raised by the next call: the bytes are good.
         """
         if self._failure is not None:
             raise self._failure
@@ -117,10 +116,11 @@ class FinalResponse(http.client.HTTPResponse):
             while filled < most and not self.isclosed():
                 with view[filled:most] as free:
                     count = self._read_some(free)
+                is_over = not has_time()
                 filled += count
                 if not count:
                     self.close()
-                if time.monotonic() > until:
+                if is_over:
                     break
         except (OSError, http.client.HTTPException) as error:
             if not filled:
@@ -140,9 +140,9 @@ class FinalResponse(http.client.HTTPResponse):
         if self._read_record is not None:
             return self._read_record(len(free), free)
         count = self.fp.readinto1(free)
-        if 0 < count < len(free) and isinstance(self._socket, ssl.SSLSocket):
-            # Nothing is left in the buffer of `fp`. It would take five calls for each record of at most 16 KiB.
-            self._read_record = self._socket.read
+        if 0 < count < len(free) and isinstance(self._socket, TLSSocket):
+            # Nothing is left in the buffer of `fp`. It would take three calls more for each record of at most 16 KiB.
+            self._read_record = self._socket.read_record
         return count
 
 
