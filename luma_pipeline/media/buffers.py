@@ -6,7 +6,6 @@ import contextlib
 import threading
 from collections import deque
 
-
 _FILLING_BYTES = 1 << 16
 
 
