@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill clean
+.PHONY: demo dev sandbox test lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -76,6 +76,9 @@ benchmark-copy: benchmark-extra
 
 benchmark-backfill: $(READY)
 	$(BIN)/python -m benchmarks.backfill
+
+benchmark-again: $(READY)
+	$(BIN)/python -m benchmarks.again
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest .sandbox build *.egg-info

@@ -92,7 +92,7 @@ def ours(job: Job) -> Callable[[], None]:
         config = TransferConfig(bucket=_BUCKET, max_workers=job.parallel, allow_private_addresses=True)
         with MediaCopier(config) as copier:
             copier.check_bucket()
-            copier.load_known((request.task_id, request.artifact) for request in requests)
+            copier.look_for((request.task_id, request.artifact) for request in requests)
             results = [future.result() for future in [copier.submit(request) for request in requests]]
         bad = [result for result in results if result.status is not CopyStatus.COPIED]
         if bad:

@@ -99,7 +99,11 @@ def _run_dev(arguments: argparse.Namespace) -> int:
                 run_pipeline(sandbox, tell=_tell_nobody)
             with dagster:
                 print(_what_to_click(dagster.url, dagster.log_path), flush=True)
-                dagster.wait()
+                try:
+                    dagster.wait()
+                except KeyboardInterrupt:
+                    print("Stopping...", file=sys.stderr, flush=True)
+                    raise
         except PortTakenError as error:
             raise CommandError(f"{error} (--webserver-port)") from error
         except (DemoError, DagsterDevError) as error:

@@ -24,6 +24,7 @@ from luma_pipeline.component.faults import (
     PythonOrigin,
     SettingsError,
     raise_for,
+    words_of,
 )
 from luma_pipeline.component.scaffolder import LumaPipelineScaffolder
 from luma_pipeline.component.settings import TopSettings
@@ -293,6 +294,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
             late_rows_seconds=self.partitions.late_rows_minutes * 60,
             orphans_older_than_seconds=self.videos.orphans_older_than_hours * 3600,
             objects_checked=None if self.checks.objects_checked == -1 else self.checks.objects_checked,
+            verify_after_seconds=self.checks.verify_hours * 3600,
         )
 
     def _faults_together(self) -> Iterator[Fault]:
@@ -335,7 +337,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         except SettingsError:
             raise
         except (dg.DagsterError, CheckError, ResolutionException, ValueError) as error:
-            raise_for([Fault(tuple(path.split(".")), str(error).strip())], self.origin)
+            raise_for([Fault(tuple(path.split(".")), words_of(error))], self.origin)
 
     def _resources(self, instance: Instance, since: datetime) -> dict[str, Any]:
         source, provider, videos = self.source, self.provider, self.videos

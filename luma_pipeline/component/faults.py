@@ -25,6 +25,7 @@ __all__ = [
     "dotted",
     "faults_of",
     "raise_for",
+    "words_of",
 ]
 
 Path = tuple[str | int, ...]
@@ -154,6 +155,14 @@ def _is_kind(part: str | int) -> bool:
 
 
 _KIND = re.compile(r"str|int|(list|dict)\[.*\]|[A-Z]\w*Model|function-.*")
+
+
+def words_of(error: Exception) -> str:
+    """What an error says, without what Dagster puts around it: frames, and lines of YAML, which may have secrets."""
+    text = str(error).strip()
+    if not isinstance(error, ResolutionException) or isinstance(error, SettingsError):
+        return text
+    return re.sub(r"^[\w.]*Error: ", "", text.splitlines()[-1]) if text else "cannot be resolved"
 
 
 _WORDS: Mapping[str, str] = {

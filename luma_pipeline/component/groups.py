@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from luma_pipeline.component.faults import Fault, Origin, Path, YamlOrigin, faults_of, raise_for
+from luma_pipeline.component.faults import Fault, Origin, Path, YamlOrigin, faults_of, raise_for, words_of
 from luma_pipeline.component.json_schema import or_template, written_schema
 from luma_pipeline.component.templates import StrictEnvironment, TemplateValueError, is_template, rendered
 
@@ -178,7 +178,7 @@ class _Reader:
         except ValidationError as error:
             self._faults += [Fault((*path, *fault.path), fault.text) for fault in faults_of(error)]
         except ResolutionException as error:
-            self._faults.append(Fault((*path, *list(written)[:1]), str(error)))
+            self._faults.append(Fault((*path, *list(written)[:1]), words_of(error)))
         return {}
 
 

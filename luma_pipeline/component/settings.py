@@ -379,7 +379,13 @@ class CheckSettings(SettingsGroup):
         "LUMA_OBJECTS_CHECKED",
         -1 if Policies.objects_checked is None else Policies.objects_checked,
         "Objects that the check videos_in_bucket looks up in the store: of the run's partitions, or of all when it is "
-        "executed alone; -1: each of them.",
+        "executed alone; -1: each of them. A run looks at as many of what it believes to be there.",
+    )
+    verify_hours: NotNegative = _setting(
+        "LUMA_VERIFY_HOURS",
+        Policies.verify_after_seconds / 3600,
+        "Hours after which a run looks up all objects of a partition in the store again, and copies what is lost; 0: "
+        "every run does.",
     )
 
 

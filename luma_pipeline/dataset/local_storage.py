@@ -93,6 +93,12 @@ class LocalStorage:
             except (FileNotFoundError, NotADirectoryError):
                 return ""
 
+    def modified_at(self, path: str) -> datetime | None:
+        """See `Storage.modified_at`."""
+        with self._explained(), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            return datetime.fromtimestamp(os.stat(path).st_mtime, UTC)
+        return None
+
     def write(self, path: str, content: bytes) -> None:
         """See `Storage.write`."""
         if content:
@@ -125,6 +131,11 @@ class LocalStorage:
         """See `Storage.delete`."""
         with self._explained():
             Path(path).unlink(missing_ok=True)
+
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """See `Storage.delete_all`."""
+        for path in paths:
+            self.delete(path)
 
     def prune(self, folder: str) -> None:
         """See `Storage.prune`."""

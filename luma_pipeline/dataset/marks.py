@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from luma_pipeline.dataset.storage import Storage
@@ -20,9 +21,18 @@ class Marks:
         """Set a mark, or set it again. A name holds no slash."""
         self._storage.write(f"{self._folder}/{name}", b"")
 
+    def set_at(self, name: str) -> datetime | None:
+        """When (aware UTC) a mark was set; None if it is not."""
+        return self._storage.modified_at(f"{self._folder}/{name}")
+
     def clear(self, name: str) -> None:
-        """Take a mark away, if it is there."""
-        self._storage.delete(f"{self._folder}/{name}")
+        """Take a mark away, if it is there. A deletion would leave a version in some buckets."""
+        if self.set_at(name) is not None:
+            self._storage.delete(f"{self._folder}/{name}")
+
+    def clear_all(self, names: Sequence[str]) -> None:
+        """Take away marks that are there, many by one request where the store can."""
+        self._storage.delete_all([f"{self._folder}/{name}" for name in names])
 
     def listed(self) -> dict[str, datetime]:
         """The names with the time (aware UTC) at which each was set."""

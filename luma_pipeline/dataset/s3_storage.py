@@ -177,6 +177,11 @@ class S3Storage:
         head = self._head(path)
         return "" if head is None else _version(head)
 
+    def modified_at(self, path: str) -> datetime | None:
+        """See `Storage.modified_at`."""
+        head = self._head(path)
+        return None if head is None else head.modified_at or datetime.now(UTC)
+
     def write(self, path: str, content: bytes) -> None:
         """See `Storage.write`. A single PUT."""
         with self._explained():
@@ -215,6 +220,11 @@ class S3Storage:
         """See `Storage.delete`."""
         with self._explained():
             self._store.delete(self._key(path))
+
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """See `Storage.delete_all`."""
+        with self._explained():
+            self._store.delete_all([self._key(path) for path in paths])
 
     def prune(self, folder: str) -> None:
         """See `Storage.prune`. S3 has no folders."""

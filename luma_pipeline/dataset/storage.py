@@ -73,6 +73,9 @@ class Storage(Protocol):
     def version(self, path: str) -> str:
         """What tells this file from each that was or will be under the path; empty if there is none."""
 
+    def modified_at(self, path: str) -> datetime | None:
+        """When a file was written (aware UTC); None if there is none."""
+
     def write(self, path: str, content: bytes) -> None:
         """Write a small file, which is seen when it is whole."""
 
@@ -84,6 +87,9 @@ class Storage(Protocol):
 
     def delete(self, path: str) -> None:
         """Delete a file, if it is there."""
+
+    def delete_all(self, paths: Sequence[str]) -> None:
+        """Delete files, as far as they are there."""
 
     def prune(self, folder: str) -> None:
         """Remove a folder if it is empty."""

@@ -28,7 +28,7 @@ from luma_pipeline.engine.video_answers import differing_of_file, shown
 from luma_pipeline.luma import GATEWAY, Drift, ProviderSpec
 from luma_pipeline.media import BucketError, MediaCopier, TransferConfig
 
-__all__ = ["CheckPlan", "DatasetState", "LostObject", "StoreLook", "check_dataset"]
+__all__ = ["CheckPlan", "DatasetState", "LostObject", "StoreLook", "check_dataset", "listed_objects"]
 
 _AT_ONCE = 8
 _LOOK_UP_KEYS = 1000
@@ -269,7 +269,9 @@ class _Check:
         picked = _pick(counts, self._plan.objects)
         for key in counts if picked is None else picked:
             file = self._dataset.partition(VIDEOS, self._plan.folder_of(key))
-            lost = self._lost(key, _objects(file, None if picked is None else picked[key], self._videos.bucket), copier)
+            lost = self._lost(
+                key, listed_objects(file, None if picked is None else picked[key], self._videos.bucket), copier
+            )
             is_whole = picked is None or len(picked[key]) >= counts[key]
             self._keep(key, lost, verdicts, is_whole=is_whole)
 
@@ -311,7 +313,7 @@ def _pick(counts: Mapping[str, int], most: int | None) -> dict[str, list[int]] |
     return picked
 
 
-def _objects(file: PartitionFile, picked: Sequence[int] | None, bucket: str) -> Iterator[tuple[str, int]]:
+def listed_objects(file: PartitionFile, picked: Sequence[int] | None, bucket: str) -> Iterator[tuple[str, int]]:
     """Keys and sizes of the objects of a manifest that should be in the bucket: those picked, or all."""
     seen = 0
     for table in file.batches(_COLUMNS):

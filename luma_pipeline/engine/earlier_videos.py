@@ -12,16 +12,29 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luma_pipeline.dataset import PartitionFile
+from luma_pipeline.dataset import PartitionFile, Written
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA, Identities
 from luma_pipeline.dataset.rows import Positions, take_rows
+from luma_pipeline.dataset.schema import fields_of
+from luma_pipeline.engine.looks import Look
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.luma import GATEWAY, ProviderSpec
 from luma_pipeline.media import Artifact, CopyStatus, ErrorCode, KnownObject, LinkSource, MediaFacts
 
-__all__ = ["IN_BUCKET", "Action", "CopyDecision", "EarlierVideos", "Flags", "ManifestPolicy", "is_of_bucket"]
+__all__ = [
+    "IN_BUCKET",
+    "Action",
+    "ChooseLook",
+    "CopyDecision",
+    "EarlierVideos",
+    "Flags",
+    "ManifestPolicy",
+    "is_of_bucket",
+]
 
 Flags = npt.NDArray[np.bool_]
+ChooseLook = Callable[[Positions, Positions], Look]
+"""Given the numbers of the rows whose objects are known, and when these were copied, in microseconds since 1970."""
 
 IN_BUCKET = pa.array([CopyStatus.COPIED.value, CopyStatus.ALREADY_PRESENT.value])
 """The statuses of rows whose object is in the bucket."""
@@ -40,7 +53,7 @@ _FINAL_ERRORS = frozenset(
 """Why an old video is left alone. All the rest is tried again: faults on the way pass, `not_media`, `wrong_type` and
 `encoded_body` are how error pages look, and what a setting or a name server forbids (`forbidden_host`,
 `forbidden_address`, `bad_scheme`) costs next to nothing to refuse again."""
-_STATE_COLUMNS = ("task_id", "artifact", "status", "bucket", "key", "error_code")
+_STATE_COLUMNS = ("task_id", "artifact", "status", "bucket", "key", "error_code", "copied_at")
 _KNOWN_COLUMNS = ("key", "size_bytes", "sha256", "etag", "content_type", "copied_at")
 _FACT_COLUMNS = tuple(field.name for field in fields(MediaFacts))
 
@@ -49,8 +62,7 @@ _FACT_COLUMNS = tuple(field.name for field in fields(MediaFacts))
 class ManifestPolicy:
     """Which artifacts are copied, over which of their links, and until when failures are tried again.
 
-    `unwatermarked` asks the provider for a task's link without watermark. `most_checked` is how many of a partition's
-    objects the report names to be looked up by a check; None: all of them. `bucket` is the copier's: what the manifest
+    `unwatermarked` asks the provider for a task's link without watermark. `bucket` is the copier's: what the manifest
     has in others is not known to be there; None takes any. `overwrite` is the copier's as well. `spec` says where the
     links of a generation are: that of the provider which has answered.
     """
@@ -59,7 +71,6 @@ class ManifestPolicy:
     link_preference: tuple[LinkSource, ...]
     give_up: GiveUpPolicy
     unwatermarked: Callable[[str], str | None] | None = None
-    most_checked: int | None = 0
     bucket: str | None = None
     overwrite: bool = False
     spec: ProviderSpec = GATEWAY
@@ -69,11 +80,11 @@ class Action(IntEnum):
     """What a run does about an artifact of a completed task."""
 
     NONE = 0
-    """Its copy has begun already, or it is left as it is."""
+    """Its copy has begun already, or it is left as it is, since the manifest knows the object."""
     COPY = 1
     """Copied from the media host, unless it has come into the bucket by another way."""
     CONFIRM = 2
-    """The manifest knows the object: confirmed with the store."""
+    """The manifest knows the object, which is looked at in the store."""
     FIND = 3
     """Given up and not fetched. It is found if it has come into the bucket by another way."""
 
@@ -94,7 +105,7 @@ class CopyDecision(NamedTuple):
 class EarlierVideos:
     """The manifest as an earlier run left it. About 50 bytes a row; whole rows are read as they are needed."""
 
-    def __init__(self, file: PartitionFile, policy: ManifestPolicy) -> None:
+    def __init__(self, file: PartitionFile, policy: ManifestPolicy, choose_look: ChooseLook | None = None) -> None:
         self._policy = policy
         self._reader = file.open(whole=True)
         self._starts = np.cumsum([0, *self._reader.row_group_lengths])
@@ -103,6 +114,7 @@ class EarlierVideos:
         final = pa.array(code.value for code in _FINAL_ERRORS if not (policy.overwrite and code is ErrorCode.KEY_TAKEN))
         artifacts = pa.array(artifact.value for artifact in policy.artifacts)
         flags = [np.zeros((4, 0), dtype=bool)]
+        copied_at = [np.empty(0, dtype=np.int64)]
         for table in self._reader.batches(_STATE_COLUMNS, VIDEOS_SCHEMA):
             self.identities.extend(table)
             is_there = pc.is_in(table["status"], value_set=IN_BUCKET)
@@ -110,7 +122,12 @@ class EarlierVideos:
             is_other = pc.invert(pc.is_in(table["artifact"], value_set=artifacts))
             columns = (is_there, is_of_bucket(table, policy.bucket), is_final, is_other)
             flags.append(np.stack([_flags(column) for column in columns]))
+            copied_at.append(pc.fill_null(table["copied_at"].cast(pa.int64()), 0).to_numpy())
         self._is_there, self._is_ours, self._is_final, self._is_other = np.concatenate(flags, axis=1)
+        known = np.flatnonzero(self._is_there & self._is_ours)
+        self.look = Look(known[:0]) if choose_look is None else choose_look(known, np.concatenate(copied_at)[known])
+        self._is_confirmed = np.zeros(len(self), dtype=bool)
+        self._is_confirmed[self.look.numbers] = True
 
     def __len__(self) -> int:
         return len(self.identities)
@@ -118,6 +135,19 @@ class EarlierVideos:
     def close(self) -> None:
         """Close the file."""
         self._reader.close()
+
+    def written(self) -> Written | None:
+        """What is told of the file where all rows stay as they are; None where they make another file today."""
+        return self._reader.written(VIDEOS_SCHEMA)
+
+    def look_at_all(self) -> None:
+        """Have all objects looked at that the manifest knows."""
+        self.look = Look(np.flatnonzero(self._is_there & self._is_ours), is_whole=True)
+        self._is_confirmed[self.look.numbers] = True
+
+    def is_known(self, number: int) -> bool:
+        """Whether the row with this number has an object in the bucket."""
+        return number >= 0 and bool(self._is_there[number] and self._is_ours[number])
 
     def decide(
         self, tasks: pa.Table, begun: Identities | None = None, *, is_given_up_kept: bool = True
@@ -132,7 +162,8 @@ class EarlierVideos:
         numbers = _by_artifact(begun or Identities(), task_ids, policy.artifacts)
         actions = np.full(earlier.shape, Action.COPY, dtype=np.int8)
         if not policy.overwrite:
-            actions[_at(self._is_there & self._is_ours, earlier)] = Action.CONFIRM
+            actions[_at(self._is_there & self._is_ours, earlier)] = Action.NONE
+            actions[_at(self._is_confirmed & self._is_ours, earlier)] = Action.CONFIRM
         if is_given_up_kept:
             given_up = _at(self._is_final & self._is_ours, earlier) & is_old[:, np.newaxis]
             # Where everything is copied again nothing is searched for.
@@ -155,14 +186,16 @@ class EarlierVideos:
         facts = MediaFacts(**{name: row.pop(name) for name in _FACT_COLUMNS})
         return KnownObject(**row, facts=facts)
 
-    def take(self, numbers: Positions) -> pa.Table:
-        """The rows with these numbers, in their order."""
+    def take(self, numbers: Positions, columns: Sequence[str] | None = None) -> pa.Table:
+        """The rows with these numbers, in their order; all columns or some."""
         if not len(numbers):
-            return VIDEOS_SCHEMA.empty_table()
+            return fields_of(VIDEOS_SCHEMA, columns).empty_table()
         groups = np.searchsorted(self._starts, numbers, side="right") - 1
-        return take_rows(
-            lambda group: self._reader.row_group(group, schema=VIDEOS_SCHEMA), groups, numbers - self._starts[groups]
-        )
+
+        def load(group: int) -> pa.Table:
+            return self._reader.row_group(group, columns, VIDEOS_SCHEMA)
+
+        return take_rows(load, groups, numbers - self._starts[groups])
 
     def to_keep(self, decisions: Iterable[CopyDecision]) -> Positions:
         """Rows that stay as they are: of artifacts that were not asked about, and of objects whose task is gone."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Protocol
 from urllib.parse import quote, unquote
 
@@ -20,6 +21,7 @@ from luma_pipeline.engine.generations import (
     resolve_generations,
     tasks_to_ask,
 )
+from luma_pipeline.engine.looks import Looks
 from luma_pipeline.engine.tasks import TasksReport, read_tasks
 from luma_pipeline.engine.verdict import Judge
 from luma_pipeline.engine.videos import ManifestPolicy, PartitionVideos, VideosReport, artifacts_to_copy
@@ -121,7 +123,8 @@ class PartitionWork:
 
     A part that is None was not selected: what it would have made is read from the datasets. `late_rows` is how long
     after a window's end rows of it may still be committed to the source table. `checkpointed` are the folders that had
-    checkpoints when the run began; None if that is not known.
+    checkpoints when the run began; None if that is not known. `looks` chooses the objects that are looked at in the
+    store although the manifest knows them; None: none are.
     """
 
     dataset: Dataset
@@ -133,6 +136,14 @@ class PartitionWork:
     late_rows: timedelta = timedelta(minutes=15)
     progress: WorkProgress | None = None
     checkpointed: AbstractSet[str] | None = None
+    looks: Looks | None = None
+
+    def share_out(self, partitions: Sequence[Partition]) -> None:
+        """These partitions will be worked on: what they have in common is done once."""
+        if self.looks is not None:
+            self.looks.share_out(len(partitions))
+        if self.source is not None:
+            self.source.expect(min(each.start for each in partitions), max(each.end for each in partitions))
 
     def do(self, partition: Partition) -> PartitionReport:
         """Read, ask, copy and write one partition."""
@@ -233,7 +244,9 @@ class PartitionWork:
     def _videos(self, partition: Partition) -> PartitionVideos | None:
         if self.copier is None:
             return None
-        return PartitionVideos(self.copier, self.dataset.partition(VIDEOS, partition.folder), self.manifest)
+        choose_look = None if self.looks is None else partial(self.looks.of, mark_of(partition.key))
+        file = self.dataset.partition(VIDEOS, partition.folder)
+        return PartitionVideos(self.copier, file, self.manifest, choose_look)
 
     def _require(self, dataset: str, partition: Partition) -> None:
         if not self.dataset.partition(dataset, partition.folder).exists():
@@ -248,6 +261,8 @@ class PartitionWork:
     ) -> None:
         """Leave word for the schedule and the sensor that there is something to come back for, or that there is not."""
         name = mark_of(partition.key)
+        if self.looks is not None and videos is not None and videos.is_verified:
+            self.looks.note(name)
         open_marks, unfinished_marks = self.dataset.marks(OPEN_MARKS), self.dataset.marks(UNFINISHED_MARKS)
         if (generations and generations.open_tasks) or (videos and videos.open_artifacts):
             open_marks.set(name)
@@ -255,7 +270,9 @@ class PartitionWork:
             open_marks.clear(name)
         if self.source is not None:
             if read_at < partition.end + self.late_rows:
-                unfinished_marks.set(name)
+                # When it is set counts from the window's end on: it tells the sensor of the last try.
+                if read_at >= partition.end or unfinished_marks.set_at(name) is None:
+                    unfinished_marks.set(name)
             elif generations:
                 # Tasks that were read alone have yet to be asked for.
                 unfinished_marks.clear(name)

@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from luma_pipeline.dataset import SWEEP_AFTER_SECONDS, Dataset
 from luma_pipeline.engine.generations import ResolvePolicy
+from luma_pipeline.engine.looks import VERIFIED_MARKS, Looks
 from luma_pipeline.engine.partition import (
     GENERATIONS,
     TASKS,
@@ -51,6 +52,7 @@ STOPS_THE_RUN = (LumaError, BucketError, SourceTableError)
 """Errors that concern every partition: no other one is begun."""
 
 _PARTITIONS_AT_ONCE = 8
+_ROWS_OUTSIDE = "rows-outside"
 _PROGRESS_SECONDS = 5.0
 
 
@@ -124,7 +126,7 @@ class PipelineRun:
         self._ended: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
         self._workers = 0
         self.rows_outside: RowsOutside | None = None
-        """Rows of the source table that are in no partition; None where the source was not opened."""
+        """Rows of the source table that are in no partition; None where they were not counted in this run."""
 
     def __enter__(self) -> PipelineRun:
         try:
@@ -174,6 +176,8 @@ class PipelineRun:
         if not partitions:
             return {}
         self._counter.begin(len(partitions))
+        if self._work is not None:
+            self._work.share_out(partitions)
         failures: dict[str, Exception] = {}
         stop: Exception | None = None
         self._start_workers(partitions)
@@ -197,14 +201,6 @@ class PipelineRun:
         if stop is not None:
             raise stop
         return failures
-
-    def stored_sizes(self, keys: Iterable[str]) -> Mapping[str, int | None]:
-        """Ask the store for each key by itself: the object's size in bytes, None where there is none.
-
-        Raises BucketError.
-        """
-        copier = self._copier
-        return {} if copier is None else self._in_thread(lambda: copier.stored_sizes(keys), "look up")
 
     def stop(self) -> None:
         """Break everything off and return within about ten seconds, whatever stalls.
@@ -233,7 +229,7 @@ class PipelineRun:
             self._copier = self._open_copier(links, overwrite=overwrite)
         return PartitionWork(
             dataset=dataset,
-            source=self._open_source() if TASKS in self._datasets else None,
+            source=self._open_source(dataset) if TASKS in self._datasets else None,
             client=client if GENERATIONS in self._datasets else None,
             copier=self._copier,
             resolve=ResolvePolicy(
@@ -244,7 +240,6 @@ class PipelineRun:
                 policies.link_preference,
                 give_up,
                 links.unwatermarked if links is not None else None,
-                policies.objects_checked,
                 bucket=settings.videos.bucket,
                 overwrite=overwrite,
                 spec=settings.provider.spec,
@@ -252,7 +247,12 @@ class PipelineRun:
             late_rows=timedelta(seconds=policies.late_rows_seconds),
             progress=self._counter,
             checkpointed=dataset.checkpointed(GENERATIONS),
+            looks=None if self._copier is None or options.dry_run else self._open_looks(dataset),
         )
+
+    def _open_looks(self, dataset: Dataset) -> Looks:
+        policies = self._settings.policies
+        return Looks(dataset, policies.objects_checked, policies.verify_after_seconds, verify=self._options.verify)
 
     def _open_client(self) -> LumaClient:
         return self._opened.keep_client(LumaClient(self._settings.provider))
@@ -265,9 +265,17 @@ class PipelineRun:
             copier.sweep_orphans(self._settings.policies.orphans_older_than_seconds)
         return copier
 
-    def _open_source(self) -> SourceTable:
+    def _open_source(self, dataset: Dataset) -> SourceTable:
+        """The source table; once in a while its rows that are in no partition are counted."""
         source = self._opened.keep_source(self._settings.source)
-        self.rows_outside = source.rows_outside()
+        source.check()
+        marks = dataset.marks(VERIFIED_MARKS)
+        counted_at = None if self._options.verify else marks.set_at(_ROWS_OUTSIDE)
+        age = timedelta(seconds=self._settings.policies.verify_after_seconds)
+        if counted_at is None or datetime.now(UTC) - counted_at >= age:
+            self.rows_outside = source.rows_outside()
+            if not self._options.dry_run:
+                marks.set(_ROWS_OUTSIDE)
         return source
 
     # -- threads ----------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ class Policies:
     checkpoint_seconds: Age up to which the answers of a broken run are taken up.
     late_rows_seconds: Seconds after a window's end until which rows of it may still be committed to the source table.
     orphans_older_than_seconds: Age from which uploads that killed runs left below our prefix are aborted.
-    objects_checked: Objects of a run that are looked up in the store at its end; None: all.
+    objects_checked: Objects of a run that are looked up in the store, at its beginning and at its end; None: all.
+    verify_after_seconds: Seconds after which a run looks up all objects of a partition in the store again.
     """
 
     artifacts: tuple[Artifact, ...] = (Artifact.VIDEO,)
@@ -31,6 +32,7 @@ class Policies:
     late_rows_seconds: float = 15 * 60.0
     orphans_older_than_seconds: float = 24 * 3600.0
     objects_checked: int | None = 50
+    verify_after_seconds: float = 24 * 3600.0
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class RunOptions:
     limit: Ask for at most this many tasks in each partition; the others say so in a row.
     overwrite: Copy again what is in the bucket already.
     allow_empty: Empty partitions that have rows but no task in the source any more; without it they fail.
+    verify: Look up every object in the store, and copy again what is lost or damaged.
     dry_run: Ask, copy and write nothing; the report says what would be done.
     """
 
@@ -70,4 +73,5 @@ class RunOptions:
     limit: int | None = None
     overwrite: bool = False
     allow_empty: bool = False
+    verify: bool = False
     dry_run: bool = False

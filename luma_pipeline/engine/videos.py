@@ -8,10 +8,9 @@ copies are begun than the copier takes. The bound: 350 bytes a video.
 from __future__ import annotations
 
 import logging
-import random
 import time
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
@@ -27,11 +26,14 @@ import pyarrow.compute as pc
 
 from luma_pipeline.dataset import ROW_GROUP_ROWS, PartitionFile, StaleVersionError, Written
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA, Identities, ResultRows
+from luma_pipeline.dataset.rows import Positions
 from luma_pipeline.engine.earlier_videos import (
     IN_BUCKET,
     Action,
+    ChooseLook,
     CopyDecision,
     EarlierVideos,
+    Flags,
     ManifestPolicy,
     is_of_bucket,
 )
@@ -45,7 +47,15 @@ from luma_pipeline.luma.links import (
     links_of_generation,
     links_of_row,
 )
-from luma_pipeline.media import Artifact, CopyRequest, CopyResult, CopyStatus, MediaCopier
+from luma_pipeline.media import (
+    Artifact,
+    CopyRequest,
+    CopyResult,
+    CopyStatus,
+    ErrorCode,
+    KnownObject,
+    MediaCopier,
+)
 
 __all__ = ["VIDEOS_SCHEMA", "ManifestPolicy", "PartitionVideos", "VideosReport"]
 
@@ -54,9 +64,12 @@ _log = logging.getLogger(__name__)
 _NO_FETCH = "about:blank"
 """The link of what may be found and is not fetched: it is refused before anybody is asked, also for a better one."""
 _DIGEST_COLUMNS = ("task_id", "artifact", "key", "sha256", "error_code")
+_LISTED_COLUMNS = ("key", "size_bytes", "etag")
 _FIRST_FAILURES = 20
 _FIRST_DIFFERING = 10
 _FAILURE_COLUMNS = ("task_id", "artifact", "status", "error_code", "error_message")
+_PREVIEW_ROWS = 10
+_PREVIEW_COLUMNS = ("task_id", "artifact", "status", "key", "size_bytes")
 
 
 @dataclass
@@ -74,24 +87,30 @@ class VideosReport:
     seconds: float = 0.0
     open_artifacts: int = 0
     first_failures: list[dict[str, str]] = field(default_factory=list)
+    is_verified: bool = False
+    """All objects were looked at, which is to be noted."""
     differing: int = 0
     first_differing: list[dict[str, str]] = field(default_factory=list)
-    to_check: list[tuple[str, int]] = field(default_factory=list, repr=False)
-    """Keys and sizes in bytes, by the manifest, of objects picked at random."""
     written: Written | None = None
     copy_seconds: array[float] = field(default_factory=lambda: array("d"), repr=False)
+    preview: list[dict[str, Any]] = field(default_factory=list, repr=False)
+    """The first rows."""
 
     def copy_quantile(self, quantile: float) -> float | None:
         """A quantile (0..1) of the seconds that copying one artifact took; None without copies."""
         return float(np.quantile(np.frombuffer(self.copy_seconds), quantile)) if self.copy_seconds else None
 
-    def count_rows(self, table: pa.Table) -> None:
-        """Take in rows of tasks that are completed."""
-        for entry in pc.value_counts(table["status"]).to_pylist():
+    def count_rows(self, table: pa.Table, is_kept: Flags) -> None:
+        """Take in rows of tasks that are completed. What was copied by an earlier run is present in this one."""
+        was_there = pc.and_(pa.array(is_kept), pc.is_in(table["status"], value_set=IN_BUCKET))
+        statuses = pc.if_else(was_there, CopyStatus.ALREADY_PRESENT.value, table["status"])
+        for entry in pc.value_counts(statuses).to_pylist():
             self.statuses[entry["values"]] += entry["counts"]
         failures = table.filter(pc.invert(pc.is_in(table["status"], value_set=IN_BUCKET))).select(_FAILURE_COLUMNS)
         for row in failures.slice(0, _FIRST_FAILURES - len(self.first_failures)).to_pylist():
             self.first_failures.append({name: value or "" for name, value in row.items()})
+        first = table.select(_PREVIEW_COLUMNS).slice(0, _PREVIEW_ROWS - len(self.preview))
+        self.preview += first.to_pylist()
 
     def count_differing(self, table: pa.Table, said: Said) -> None:
         """Take in rows of tasks that are completed, beside what their answers say, in the shape (rows, 3)."""
@@ -102,11 +121,15 @@ class VideosReport:
 
 
 class _Begun(NamedTuple):
-    """What is to be known of a copy when it ends. One that is not fetched only finds what is in the bucket."""
+    """What is to be known of a copy when it ends. One that is not fetched only finds what is in the bucket.
+
+    `confirms` is the object that the manifest knows and the copy looks at.
+    """
 
     number: int
     is_old: bool
     is_fetched: bool
+    confirms: KnownObject | None
 
 
 class _Group(NamedTuple):
@@ -124,17 +147,24 @@ class PartitionVideos:
     way when a method raises are waited for where the copier is closed.
     """
 
-    def __init__(self, copier: MediaCopier, file: PartitionFile, policy: ManifestPolicy) -> None:
+    def __init__(
+        self,
+        copier: MediaCopier,
+        file: PartitionFile,
+        policy: ManifestPolicy,
+        choose_look: ChooseLook | None = None,
+    ) -> None:
         self._copier = copier
         self._file = file
         self._policy = policy
         self._started = time.monotonic()
-        self._earlier = EarlierVideos(file, policy)
+        self._earlier = EarlierVideos(file, policy, choose_look)
         self._begun = Identities()
         self._rows_of_begun = array("q")  # for each copy that has begun the number of its row, -1 for none
         self._results = ResultRows()
         self._done: SimpleQueue[tuple[_Begun, Future[CopyResult]]] = SimpleQueue()
         self._under_way = 0
+        self._is_one_lost = False
         self._report = VideosReport()
 
     def __enter__(self) -> PartitionVideos:
@@ -156,24 +186,35 @@ class PartitionVideos:
         is_old = self._policy.give_up.on(submitted_at)
         for artifact in self._policy.artifacts:
             earlier = self._earlier.identities.find_one(result.task_id, artifact.value)
+            if self._earlier.is_known(earlier) and not self._policy.overwrite:
+                continue
             request = self._request(result.task_id, artifact, links_of_generation(result.generation), earlier)
             self._begin(request, is_old=is_old)
 
     def finish(self, generations: PartitionFile, judge: Judge | None = None) -> VideosReport:
-        """Copy what is not begun yet, wait for all of it, and replace the manifest. `judge` puts the verdict on it.
+        """Copy what is not begun yet, wait for all of it, and replace the manifest if a row has changed.
+
+        `judge` puts the verdict on it. Where one of the objects that are looked at is lost, all others are looked at.
 
         Raises:
             BucketError: The bucket cannot be used any more.
         """
         groups = self._copy_rest(generations)
-        while self._under_way:
-            self._take(*self._done.get())
+        if self._is_one_lost and not self._earlier.look.is_whole:
+            _log.warning("an object that %s knows is not in the bucket: all of them are looked at", self._file.path)
+            self._earlier.look_at_all()
+            groups = self._copy_rest(generations)
         report = self._report
         report.open_artifacts += sum(group.decision.open_others for group in groups)
+        report.written = self._earlier.written() if self._is_unchanged(groups) else None
         rows = self._rows(groups, generations)
-        if judge is not None:
+        if judge is not None and (report.written is None or self._earlier.look.is_whole):
             rows = judge.on_videos(rows, report)
-        report.written = self._file.replace(VIDEOS_SCHEMA, rows, _DIGEST_COLUMNS)
+        if report.written is None:
+            report.written = self._file.replace(VIDEOS_SCHEMA, rows, _DIGEST_COLUMNS)
+        else:
+            deque(rows, maxlen=0)
+        report.is_verified = self._earlier.look.is_noted
         report.rows = report.written.rows
         report.seconds = time.monotonic() - self._started
         return report
@@ -181,7 +222,13 @@ class PartitionVideos:
     # -- copying ----------------------------------------------------------------------------------------------------
 
     def _copy_rest(self, generations: PartitionFile) -> list[_Group]:
-        """Begin what is not begun; returns what was decided, in the order of the generations."""
+        """Copy what is not begun and wait for all of it; returns what was decided, in the order of the generations."""
+        groups = self._begin_rest(generations)
+        while self._under_way:
+            self._take(*self._done.get())
+        return groups
+
+    def _begin_rest(self, generations: PartitionFile) -> list[_Group]:
         spec, artifacts = self._policy.spec, self._policy.artifacts
         columns = dict.fromkeys([*link_columns(artifacts, spec.artifacts), *answer_columns(artifacts, spec)])
         while True:
@@ -197,20 +244,31 @@ class PartitionVideos:
         """Begin what is not begun of some completed tasks."""
         artifacts, task_ids = self._policy.artifacts, group["task_id"].to_pylist()
         decision = self._earlier.decide(group, self._begun)
-        left = np.argwhere(decision.actions != Action.NONE).tolist()
-        if left and not self._policy.overwrite:
-            self._copier.load_known((task_ids[row], artifacts[column]) for row, column in left)
-        for row, column in left:
-            task_id, artifact = task_ids[row], artifacts[column]
-            is_fetched = decision.actions[row, column] != Action.FIND
+        if self._earlier.look.is_whole:
+            self._leave_out_seen(decision)
+        unknown = np.argwhere((decision.actions == Action.COPY) | (decision.actions == Action.FIND)).tolist()
+        if unknown and not self._policy.overwrite:
+            self._copier.look_for((task_ids[row], artifacts[column]) for row, column in unknown)
+        for row, column in np.argwhere(decision.actions != Action.NONE).tolist():
+            task_id, artifact, action = task_ids[row], artifacts[column], decision.actions[row, column]
+            is_fetched = action != Action.FIND
             if is_fetched:
                 earlier = int(decision.earlier[row, column])
                 request = self._request(task_id, artifact, links_of_row(group, row), earlier)
             else:
                 request = CopyRequest(task_id, artifact, _NO_FETCH)
             is_old = self._policy.give_up.on(group["submitted_at"][row].as_py())
-            decision.begun[row, column] = self._begin(request, is_old=is_old, is_fetched=is_fetched)
+            decision.begun[row, column] = self._begin(
+                request, is_old=is_old, is_fetched=is_fetched, is_confirmed=action == Action.CONFIRM
+            )
         return decision
+
+    def _leave_out_seen(self, decision: CopyDecision) -> None:
+        """Leave objects as they are that a listing of the bucket has just as the manifest has them."""
+        to_confirm = np.nonzero(decision.actions == Action.CONFIRM)
+        known = self._earlier.take(decision.earlier[to_confirm], _LISTED_COLUMNS)
+        seen = self._copier.seen(list(zip(*(known[name].to_pylist() for name in _LISTED_COLUMNS), strict=True)))
+        decision.actions[to_confirm] = np.where(seen, Action.NONE, Action.CONFIRM)
 
     def _request(self, task_id: str, artifact: Artifact, look_up: LinkLookup, earlier: int) -> CopyRequest:
         policy = self._policy
@@ -219,7 +277,7 @@ class PartitionVideos:
         better = (lambda: ask(task_id)) if is_better_asked and ask is not None else None
         return CopyRequest(task_id, artifact, link, self._earlier.known(earlier), better)
 
-    def _begin(self, request: CopyRequest, *, is_old: bool, is_fetched: bool = True) -> int:
+    def _begin(self, request: CopyRequest, *, is_old: bool, is_fetched: bool = True, is_confirmed: bool = False) -> int:
         """Begin a copy; returns its number."""
         while not self._done.empty():
             self._take(*self._done.get())
@@ -227,7 +285,7 @@ class PartitionVideos:
         self._under_way += 1
         number = self._begun.append(request.task_id, request.artifact.value)
         self._rows_of_begun.append(-1)
-        begun, done = _Begun(number, is_old, is_fetched), self._done
+        begun, done = _Begun(number, is_old, is_fetched, request.known if is_confirmed else None), self._done
         future.add_done_callback(lambda future: done.put((begun, future)))
         return number
 
@@ -242,6 +300,10 @@ class PartitionVideos:
         if result.status is CopyStatus.COPIED:
             report.copy_seconds.append(result.seconds)
         report.open_artifacts += not is_there and not begun.is_old
+        if begun.confirms is not None and result.status is CopyStatus.ALREADY_PRESENT and result.is_of(begun.confirms):
+            return
+        is_found = result.status is CopyStatus.ALREADY_PRESENT or result.error_code == ErrorCode.STORE_ERROR
+        self._is_one_lost = self._is_one_lost or (begun.confirms is not None and not is_found)
         if begun.is_fetched:
             self._rows_of_begun[begun.number] = self._results.append(_row(result))
         elif is_there:
@@ -251,24 +313,34 @@ class PartitionVideos:
 
     def _rows(self, groups: Sequence[_Group], generations: PartitionFile) -> Iterator[pa.Table]:
         """The rows in the order of the generations, then those that are kept of others, in their order before."""
-        to_check = _Sample(self._policy.most_checked)
         for group in groups:
-            table = self._rows_of(group.decision)
-            self._report.count_rows(table)
+            table, is_kept = self._rows_of(group.decision)
+            self._report.count_rows(table, is_kept)
             self._report.count_differing(table, group.said.reshape(-1, group.said.shape[-1]))
-            yield self._counted(table, to_check)
+            yield self._counted(table)
         kept = self._earlier.to_keep(group.decision for group in groups)
         answers = VideoAnswers.read(generations, self._policy.spec) if len(kept) else None
         for start in range(0, len(kept), ROW_GROUP_ROWS):
             table = self._earlier.take(kept[start : start + ROW_GROUP_ROWS])
             if answers is not None:
                 self._report.count_differing(table, answers.of(table))
-            yield self._counted(table, to_check)
-        self._report.to_check = to_check.picked
+            yield self._counted(table)
 
-    def _rows_of(self, decision: CopyDecision) -> pa.Table:
-        """What this run brought for each artifact, or the row that it had before."""
-        rows = np.append(np.asarray(self._rows_of_begun, dtype=np.int64), -1)[decision.begun.ravel()]
+    def _is_unchanged(self, groups: Sequence[_Group]) -> bool:
+        """Whether the manifest has all rows already, in their order."""
+        decisions = [group.decision for group in groups]
+        if any((self._new_rows(decision) >= 0).any() for decision in decisions):
+            return False
+        numbers = [*(decision.earlier.ravel() for decision in decisions), self._earlier.to_keep(decisions)]
+        return np.array_equal(np.concatenate(numbers), np.arange(len(self._earlier)))
+
+    def _new_rows(self, decision: CopyDecision) -> Positions:
+        """For each artifact the number of the row that this run brought, -1 for none."""
+        return np.append(np.asarray(self._rows_of_begun, dtype=np.int64), -1)[decision.begun.ravel()]
+
+    def _rows_of(self, decision: CopyDecision) -> tuple[pa.Table, Flags]:
+        """What this run brought for each artifact, or the row that it had before; and which were there before."""
+        rows = self._new_rows(decision)
         earlier = decision.earlier.ravel()
         is_kept = rows < 0
         if (earlier[is_kept] < 0).any():
@@ -276,33 +348,12 @@ class PartitionVideos:
         both = pa.concat_tables([self._results.take(rows[~is_kept]), self._earlier.take(earlier[is_kept])])
         back = np.empty(len(rows), dtype=np.int64)
         back[np.concatenate([np.flatnonzero(~is_kept), np.flatnonzero(is_kept)])] = np.arange(len(rows))
-        return both.take(pa.array(back))
+        return both.take(pa.array(back)), is_kept
 
-    def _counted(self, table: pa.Table, to_check: _Sample) -> pa.Table:
+    def _counted(self, table: pa.Table) -> pa.Table:
         ours = table.filter(is_of_bucket(table, self._policy.bucket))
         self._report.bytes_stored += pc.sum(ours["size_bytes"]).as_py() or 0
-        to_check.add(ours.filter(pc.is_in(ours["status"], value_set=IN_BUCKET)))
         return table
-
-
-class _Sample:
-    """Keys and sizes of objects picked at random from tables as they pass, all of them if `most` is None."""
-
-    def __init__(self, most: int | None) -> None:
-        self.picked: list[tuple[str, int]] = []
-        self._most = most
-        self._seen = 0
-
-    def add(self, table: pa.Table) -> None:
-        """Let a table pass."""
-        for row in range(len(table) if self._most != 0 else 0):
-            self._seen += 1
-            index = len(self.picked)
-            if self._most is not None and index >= self._most:
-                index = random.randrange(self._seen)  # noqa: S311  (no secret)
-                if index >= self._most:
-                    continue
-            self.picked[index : index + 1] = [(table["key"][row].as_py(), table["size_bytes"][row].as_py())]
 
 
 def artifacts_to_copy(

@@ -9,7 +9,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from itertools import islice
 from types import TracebackType
 from typing import Any
@@ -115,11 +115,6 @@ class Gallery:
         self._store.client.close()
 
     @property
-    def endpoint_url(self) -> str:
-        """The store's address."""
-        return str(self._store.client.meta.endpoint_url)
-
-    @property
     def index_key(self) -> str:
         """The key of the index."""
         return self._root + _INDEX
@@ -197,7 +192,7 @@ class Gallery:
         )
         tally.digest.update(repr(look).encode())
         for task in tasks:
-            tally.digest.update(json.dumps(asdict(task), default=str, separators=(",", ":")).encode())
+            tally.digest.update(repr(task).encode("utf-8", "surrogatepass"))
             tally.counts["tasks"] += 1
             tally.counts[task.status.value] += 1
             if task.status is TaskStatus.READY and task.video is not None:
@@ -251,10 +246,14 @@ class Gallery:
         are others by then. So the index that is written last holds all.
         """
         listed = self._listed_entries()
+        look = f"{__version__} {look_digest()} {self._settings.title}"
         for round_number in range(_ROUNDS):
             before = self._index_before()
-            entries = self._entries(listed, _state_in(before))
-            body = self._index(entries, listed)
+            state = _state_in(before)
+            known = _etags_in(state)
+            if state.get("look") == look and known == {_name(key): etag for key, etag in listed.items()}:
+                return round_number > 0
+            body = self._index(self._entries(listed, known, state), listed, look)
             if body == before:
                 return round_number > 0
             self._put(self.index_key, body, _HTML)
@@ -275,14 +274,15 @@ class Gallery:
         except FileNotFoundError:
             return b""
 
-    def _entries(self, listed: Mapping[str, str | None], known: Mapping[str, Any]) -> dict[str, Entry]:
+    def _entries(
+        self, listed: Mapping[str, str | None], known: Mapping[str, str | None], state: Mapping[str, Any]
+    ) -> dict[str, Entry]:
         """The entries by their keys; only those are read that the index does not know by their ETag."""
         found = {}
         for key, etag in listed.items():
-            name = key.rpartition("/")[2]
-            old = known.get(name)
-            is_known = isinstance(old, dict) and etag is not None and old.get("etag") == etag
-            entry = read_entry(old, key) if is_known else None  # type: ignore[arg-type]
+            name = _name(key)
+            is_known = etag is not None and known.get(name) == etag
+            entry = read_entry(state["entries"][name], key) if is_known else None
             if entry is None:
                 try:
                     entry = read_entry(self._store.get(key), key)
@@ -292,7 +292,7 @@ class Gallery:
                 found[key] = entry
         return found
 
-    def _index(self, entries: Mapping[str, Entry], listed: Mapping[str, str | None]) -> bytes:
+    def _index(self, entries: Mapping[str, Entry], listed: Mapping[str, str | None], look: str) -> bytes:
         ordered = sorted(entries, key=lambda key: entries[key].folder, reverse=True)
         months: dict[str, list[dict[str, Any]]] = {}
         totals: Counter[str] = Counter({"partitions": len(ordered)})
@@ -316,9 +316,8 @@ class Gallery:
             known = json.loads(Entry(entry.folder, "", {}, entry.counts, covers).as_json())
             state[f"{entry.folder}.json"] = {**known, "etag": listed[key]}
         shown = [{"name": name, "partitions": partitions} for name, partitions in months.items()]
-        return render_index(
-            self._settings.title, shown, {name: totals[name] for name in ("partitions", *COUNTS)}, state
-        )
+        counted = {name: totals[name] for name in ("partitions", *COUNTS)}
+        return render_index(self._settings.title, shown, counted, {"look": look, "entries": state})
 
     # -- objects ------------------------------------------------------------------------------------------------------
 
@@ -363,3 +362,15 @@ def _state_in(index: bytes) -> Mapping[str, Any]:
     except ValueError:
         return {}
     return state if isinstance(state, dict) else {}
+
+
+def _etags_in(state: Mapping[str, Any]) -> dict[str, str | None]:
+    """The ETag of each entry that the index knows, by the entry's name."""
+    entries = state.get("entries")
+    if not isinstance(entries, dict):
+        return {}
+    return {name: entry.get("etag") for name, entry in entries.items() if isinstance(entry, dict)}
+
+
+def _name(key: str) -> str:
+    return key.rpartition("/")[2]

@@ -212,7 +212,16 @@ def _asset(name: str) -> str:
 @cache
 def look_digest() -> str:
     """A digest of the templates: pages of another look are written again."""
-    names = ("base.html", "macros.html", "partition.html", "gallery.css", "partition.js", "theme.js")
+    names = (
+        "base.html",
+        "macros.html",
+        "partition.html",
+        "index.html",
+        "gallery.css",
+        "partition.js",
+        "index.js",
+        "theme.js",
+    )
     return hashlib.sha256("\0".join(map(_asset, names)).encode()).hexdigest()
 
 

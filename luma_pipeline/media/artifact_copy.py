@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -99,20 +99,10 @@ class ArtifactCopy:
     # -- what is there ----------------------------------------------------------------------------------------------
 
     def _look(self) -> _Found:
-        request, known, template = self._request, self._request.known, self._tools.template
-        listed = self._tools.index.objects(request.task_id, request.artifact)
-        keys = list(listed)
-        if known is not None:
-            there = listed.get(known.key)
-            # An ETag that differs proves nothing yet: some stores list another than they tell of the object itself.
-            if there is not None and _is_as_known(known, there.size_bytes, there.etag):
-                return _Found(_as_known(known))
-            if template.key_base_of(known.key) != template.key_base(request.task_id, request.artifact):
-                # Copied under another template or prefix.
-                keys.insert(0, known.key)
+        known = self._request.known
         foreign: set[str] = set()
         damaged: set[str] = set()
-        for key in keys:
+        for key in self._keys():
             stored = self._bucket.head(key)
             if stored is None:
                 continue
@@ -123,6 +113,18 @@ class ArtifactCopy:
                 return _Found(self._present(stored))
             (damaged if verdict is Verdict.DAMAGED else foreign).add(key)
         return _Found(None, frozenset(foreign), frozenset(damaged))
+
+    def _keys(self) -> Iterator[str]:
+        """The key that the manifest has, then the others that the bucket lists; these are asked for if it comes so far.
+
+        The known one may be of another template or prefix.
+        """
+        request, known = self._request, self._request.known
+        if known is not None:
+            yield known.key
+        for key in self._tools.index.objects(request.task_id, request.artifact):
+            if known is None or key != known.key:
+                yield key
 
     def _verdict_before(self, stored: StoredObject) -> Verdict:
         """What an object is before anything is fetched: by its metadata, and by the manifest where that names it."""
@@ -294,13 +296,6 @@ class ArtifactCopy:
         except CopyError as error:
             raise CopyError(ErrorCode.STORE_ERROR, f"{what}, and are there still: delete them ({error})") from None
         raise CopyError(ErrorCode.STORE_ERROR, f"{what}, and deleted again")
-
-
-def _is_as_known(known: KnownObject, size_bytes: int, etag: str | None) -> bool:
-    facts = ObjectFacts(
-        Expected.MANIFEST, Owner.OTHER, compare(size_bytes, known.size_bytes), compare(etag, known.etag)
-    )
-    return decide(facts) is Verdict.AS_KNOWN
 
 
 def _as_known(known: KnownObject) -> PlacedObject:

@@ -6,13 +6,17 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+import numpy as np
+import numpy.typing as npt
+
 from luma_pipeline.media.artifact_copy import ArtifactCopy, CopyTools, PlacedObject
 from luma_pipeline.media.artifacts import Artifact
+from luma_pipeline.media.bucket_listing import BucketListing
 from luma_pipeline.media.buffers import BufferPool
 from luma_pipeline.media.config import TransferConfig
 from luma_pipeline.media.errors import BucketError, CopyCancelled, CopyError, ErrorCode, StoreUnavailableError
@@ -76,7 +80,8 @@ class MediaCopier:
         self._stopping = threading.Event()
         self._template = config.template
         self._bucket = Bucket(client, config.bucket, config.objects, self._stopping)
-        self._index = ObjectIndex(self._bucket, self._template)
+        self._listing = BucketListing(self._bucket, self._template)
+        self._index = ObjectIndex(self._bucket, self._template, self._listing)
         timeouts = (config.connect_timeout, config.read_timeout)
         self._transport = Transport(config.guard, timeouts, workers, self._stopping)
         self._workers = ThreadPoolExecutor(threads, thread_name_prefix="media-copy")
@@ -160,15 +165,28 @@ class MediaCopier:
             log.warning("orphaned uploads were not looked for: %s", error)
             return 0
 
-    def load_known(self, asked: Iterable[tuple[str, Artifact]]) -> int:
-        """Look for many artifacts in the bucket at once, so that their copies need no request each to find out.
+    def look_for(self, asked: Iterable[tuple[str, Artifact]]) -> None:
+        """Look for many artifacts in the bucket at once, if that is cheaper than that their copies do it one by one.
 
-        Returns how many objects are there. Raises BucketError.
+        Raises BucketError.
         """
         try:
-            return self._index.load(asked)
+            self._index.load(asked)
         except CopyError as error:
             raise StoreUnavailableError(str(error)) from None
+
+    def seen(self, objects: Sequence[tuple[str | None, int | None, str | None]]) -> npt.NDArray[np.bool_]:
+        """For each key, size in bytes and ETag whether the store lists that very object.
+
+        False where it does not, and where it is cheaper to ask for each by itself. The copier lists the bucket once.
+        Raises BucketError.
+        """
+        try:
+            if self._listing.reaches_end(len(objects)):
+                return self._listing.has(objects)
+        except CopyError as error:
+            raise StoreUnavailableError(str(error)) from None
+        return np.zeros(len(objects), dtype=bool)
 
     def stored_sizes(self, keys: Iterable[str]) -> dict[str, int | None]:
         """Ask the store for each key by itself: the object's size in bytes, None where there is none.

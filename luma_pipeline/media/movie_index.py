@@ -125,7 +125,7 @@ def read_movie(moov: memoryview) -> Movie | None:
     found: Movie | None = None
     for track in islice((payload for kind, payload in inside if kind == b"trak"), _MOST_TRACKS):
         try:
-            is_enabled, movie = _read_track(track, _first(inside))
+            is_enabled, movie = _read_track(track, dict(inside))
         except (struct.error, ValueError, LookupError):
             continue
         if movie is not None and is_enabled:
@@ -134,20 +134,15 @@ def read_movie(moov: memoryview) -> Movie | None:
     return found
 
 
-def _first(boxes: list[tuple[bytes, memoryview]]) -> dict[bytes, memoryview]:
-    """The first box of each type."""
-    return dict(reversed(boxes))
-
-
 def _inside(boxes: dict[bytes, memoryview], *path: bytes) -> dict[bytes, memoryview]:
     """The boxes at the end of a path; none where it leads nowhere."""
     for kind in path:
-        boxes = _first(list(child_boxes(boxes.get(kind, memoryview(b"")))))
+        boxes = dict(child_boxes(boxes.get(kind, memoryview(b""))))
     return boxes
 
 
 def _read_track(track: memoryview, movie: dict[bytes, memoryview]) -> tuple[bool, Movie | None]:
-    boxes = _first(list(child_boxes(track)))
+    boxes = dict(child_boxes(track))
     media = _inside(boxes, b"mdia")
     if media.get(b"hdlr", b"")[8:12] != b"vide":
         return False, None
@@ -194,7 +189,7 @@ def _sample_entry(stsd: memoryview) -> tuple[str | None, int, int]:
     """Codec, width and height of the first sample entry."""
     for kind, entry in child_boxes(stsd[8:]):
         width, height = struct.unpack_from(">HH", entry, 24)
-        extensions = _first(list(child_boxes(entry[_VISUAL_ENTRY_BYTES:])))
+        extensions = dict(child_boxes(entry[_VISUAL_ENTRY_BYTES:]))
         original = bytes(_inside(extensions, b"sinf").get(b"frma", b""))
         return _codec(original or kind, extensions), width, height
     return None, 0, 0
@@ -284,7 +279,7 @@ _ROW_FIELDS = (_ROW_TICKS, 0x200, 0x400, 0x800)
 def _runs_of_fragment(traf: memoryview, movie: Movie) -> Iterator[tuple[int, int]]:
     """How many samples each run of a fragment of the movie's track has, and how many ticks they last."""
     boxes = list(child_boxes(traf))
-    header = _first(boxes)[b"tfhd"]
+    header = dict(boxes)[b"tfhd"]
     flags, number = struct.unpack_from(">II", header, 0)
     if number != movie.track:
         return

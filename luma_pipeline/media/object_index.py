@@ -1,8 +1,8 @@
 """The index of what the bucket already holds, with as few listings as the keys allow.
 
-Two pages save requests: `load` asks for many artifacts at once, and `objects` remembers what a page says of the next
-keys. Measured (2 cores, SeaweedFS, new videos with random IDs, median of 4): without the second one, an object of 1 MB
-costs 4.8 ms of CPU in place of 3.8, one of 6 MB 10.0 ms in place of 9.3.
+Two listings save requests: one of the whole prefix, where many artifacts are asked about, and pages that go on to the
+keys of others. Measured (2 cores, SeaweedFS, new videos with random IDs, median of 4): without the second one, an
+object of 1 MB costs 4.8 ms of CPU in place of 3.8, one of 6 MB 10.0 ms in place of 9.3.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import threading
 import time
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from itertools import islice, pairwise
 
 from luma_pipeline.media.artifacts import Artifact
+from luma_pipeline.media.bucket_listing import BucketListing
 from luma_pipeline.media.errors import CopyError, ErrorCode
 from luma_pipeline.media.keys import KeyTemplate
 from luma_pipeline.media.store import Bucket
@@ -22,13 +22,11 @@ from luma_pipeline.s3 import ListedObject, ListedPage
 
 _LARGEST_PAGE = 1000
 _SMALLEST_PAGE = 16
-_KEYS_PER_THREAD = 200
-_MOST_THREADS = 8
 _MOST_LOADED = 100_000
 _MOST_PAGES_OF_ONE_ARTIFACT = 100
 
-# Looking ahead: in CPU, 8 keys more in an answer cost half of what a request does.
-_KEYS_FOR_A_REQUEST = 8
+# Looking ahead: in CPU, 32 keys more in an answer cost half of what a request does.
+_KEYS_FOR_A_REQUEST = 32
 _SMALLEST_ADVANCE = 4
 _FIRST_TRIALS = 64
 _LOOKS_BETWEEN_TRIALS = 16
@@ -45,10 +43,7 @@ _END = "\U0010ffff"
 class ObjectIndex:
     """Listings of the keys that artifacts can have.
 
-    `load` walks the asked keys in their order. A page of a listing that starts at the first answers for every asked key
-    that it passes, and the next page starts at the first that it did not reach. Keys that lie close together cost one
-    request for up to a thousand of them, keys among millions of others one request each. So `load` never costs more
-    than a request for each key, nor more than a listing of the whole prefix.
+    `load` asks about many artifacts before their turn, by the run's one listing (`BucketListing`), if that is cheaper.
 
     `objects` looks for one artifact. Its page may go on to others' keys and is remembered for them for a minute. How
     far it goes depends on how often that has served, so that scattered keys cost a request each, and no more.
@@ -57,40 +52,35 @@ class ObjectIndex:
     looked up singly, and so is everything once a page is out of order, and on a store without `start-after`.
     """
 
-    def __init__(self, bucket: Bucket, template: KeyTemplate) -> None:
+    def __init__(self, bucket: Bucket, template: KeyTemplate, listing: BucketListing) -> None:
         self._bucket = bucket
         self._template = template
+        self._listing = listing
         self._lock = threading.Lock()
-        self._loaded: dict[str, Objects] = {}
+        self._absent: dict[str, None] = {}
         self._memory = _Memory()
         self._looks_ahead = template.has_extension  # else a base is a key, and a page after it would leave it out
 
-    def load(self, asked: Iterable[tuple[str, Artifact]]) -> int:
-        """Look for many artifacts at once; how many objects were found. Each answer serves one `objects`."""
-        bases = sorted({self._template.key_base(task_id, artifact) for task_id, artifact in asked})
-        threads = max(1, min(_MOST_THREADS, len(bases) // _KEYS_PER_THREAD))
-        share = -(-len(bases) // threads)
-        pool = ThreadPoolExecutor(threads, thread_name_prefix="media-list")
-        try:
-            found = list(pool.map(self._walk, (bases[at : at + share] for at in range(0, len(bases), share or 1))))
-        finally:
-            # Not waited for: an interrupt has to reach the copier's `close`, which breaks off what the store stalls.
-            pool.shutdown(wait=False, cancel_futures=True)
+    def load(self, asked: Iterable[tuple[str, Artifact]]) -> None:
+        """Find out which of many artifacts have no object. Each answer serves one `objects`."""
+        bases = [self._template.key_base(task_id, artifact) for task_id, artifact in asked]
+        if not self._listing.reaches_end(len(bases)):
+            return
+        absent = [base for base, is_there in zip(bases, self._listing.may_have(bases), strict=True) if not is_there]
         with self._lock:
-            for part in found:
-                self._loaded.update(part)
+            self._absent.update(dict.fromkeys(absent))
             # What was looked for and is not copied in the end would be kept for ever.
-            for base in tuple(islice(self._loaded, max(0, len(self._loaded) - _MOST_LOADED))):
-                del self._loaded[base]
-        return sum(len(objects) for part in found for objects in part.values())
+            for base in tuple(islice(self._absent, max(0, len(self._absent) - _MOST_LOADED))):
+                del self._absent[base]
 
     def objects(self, task_id: str, artifact: Artifact) -> Objects:
         """The objects in the bucket that may be this artifact's. Each answer serves once."""
         base = self._template.key_base(task_id, artifact)
         with self._lock:
-            found = self._loaded.pop(base, None)
-            if found is None:
-                found = self._memory.find(base)
+            if base in self._absent:
+                del self._absent[base]
+                return {}
+            found = self._memory.find(base)
             advance = self._memory.advance() if found is None and self._looks_ahead else 0
         if advance:
             found = self._look_ahead(base, advance)
@@ -122,25 +112,6 @@ class ObjectIndex:
                 break
             token = page.token
         raise CopyError(ErrorCode.STORE_ERROR, f"the store's listing of {base} does not end")
-
-    def _walk(self, bases: list[str]) -> dict[str, Objects]:
-        found: dict[str, Objects] = {}
-        at, most = 0, _LARGEST_PAGE
-        while at < len(bases):
-            # Without its last character the base sorts just before itself, which alone may be the whole key.
-            page = self._bucket.list_after(self._template.prefix, bases[at][:-1], most)
-            if page is None or not _is_usable(page, bases[at][:-1]):
-                return found
-            span = _Span(bases[at], page, self._by_base(page))
-            reached = at
-            while reached < len(bases) and span.reaches(bases[reached]):
-                objects = span.answer(bases[reached])
-                if objects is not None:
-                    found[bases[reached]] = objects
-                reached += 1
-            most = max(_SMALLEST_PAGE, most // 4) if reached - at <= 1 else _LARGEST_PAGE
-            at = max(reached, at + 1)
-        return found
 
     def _by_base(self, page: ListedPage) -> dict[str, Objects]:
         found: dict[str, Objects] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 
@@ -79,3 +79,7 @@ class CopyResult:
     seconds: float = 0.0
     bytes_downloaded: int = 0
     attempts: int = 0
+
+    def is_of(self, known: KnownObject) -> bool:
+        """Whether it is the object that the manifest knows, with nothing new to tell of it."""
+        return all(getattr(self, field.name) == getattr(known, field.name) for field in fields(known))

@@ -28,6 +28,7 @@ from luma_pipeline.orchestration.endings import (
     retried_once,
 )
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
+from luma_pipeline.orchestration.links import ObjectLinks
 from luma_pipeline.orchestration.metadata import generations_metadata, tasks_metadata, videos_metadata
 from luma_pipeline.orchestration.outputs import already_logged
 from luma_pipeline.orchestration.partitions import folder_of
@@ -169,6 +170,7 @@ class _AssetRun:
         self._instance = run.instance
         self._partitions = run.partitions
         self._last = run.instance.asset_key(run.selected[-1])
+        self._links = ObjectLinks.by_settings(run.bucket.bucket)
 
     def do(self, engine: PipelineRun) -> Mapping[str, Exception]:
         """Work on the partitions that no earlier try has done; returns why partitions failed, by key."""
@@ -201,7 +203,9 @@ class _AssetRun:
             metadata = generations_metadata(report.generations, report.earlier.generations)
             self._log(GENERATIONS, key, metadata, report.generations.written)
         if report.videos is not None:
-            metadata = videos_metadata(report.videos, report.earlier.videos)
+            tasks = report.generations.preview if report.generations is not None else ()
+            earlier = report.earlier.videos
+            metadata = videos_metadata(report.videos, earlier, tasks=tasks, link_of=self._links.of)
             self._log(VIDEOS, key, metadata, report.videos.written)
 
     def _report_plan(self, report: PartitionReport) -> None:
@@ -230,6 +234,7 @@ def _options(config: LumaRunConfig) -> RunOptions:
         limit=config.limit,
         overwrite=config.overwrite,
         allow_empty=config.allow_empty,
+        verify=config.verify,
         dry_run=config.dry_run,
     )
 

@@ -228,8 +228,7 @@ def _was_read(partitions: TimeWindowPartitionsDefinition, dataset: Dataset) -> C
 def _apply_marks(decision: Decision, dataset: Dataset) -> None:
     for key in decision.to_mark_unfinished:
         dataset.marks(UNFINISHED_MARKS).set(mark_of(key))
-    for key in decision.to_clear_open:
-        dataset.marks(OPEN_MARKS).clear(mark_of(key))
+    dataset.marks(OPEN_MARKS).clear_all([mark_of(key) for key in decision.to_clear_open])
 
 
 def _scheduled(span: Span, now: datetime) -> dg.RunRequest:

@@ -15,6 +15,7 @@ import dagster as dg
 from luma_pipeline.dataset import GenerationsVerdict, VideosVerdict
 from luma_pipeline.engine.dataset_check import CheckPlan, DatasetState, LostObject, check_dataset
 from luma_pipeline.engine.partition import GENERATIONS, VIDEOS
+from luma_pipeline.errors import LumaPipelineError
 from luma_pipeline.luma import GATEWAY, ProviderSpec
 from luma_pipeline.media import TransferConfig
 from luma_pipeline.orchestration.endings import cancelled_when_interrupted
@@ -121,8 +122,11 @@ def build_checks(
     )
     def luma_checks(context: dg.AssetCheckExecutionContext) -> Iterator[dg.Output[None] | dg.AssetCheckEvaluation]:
         selected = context.selected_asset_check_keys
-        with cancelled_when_interrupted(context):
-            found = checks.evaluate(context, selected)
+        try:
+            with cancelled_when_interrupted(context):
+                found = checks.evaluate(context, selected)
+        except (LumaPipelineError, ValueError) as error:
+            raise dg.Failure(f"the checks could not be evaluated. {error}") from error
         for evaluation in found:
             # An AssetCheckResult takes `blocking` from the spec, and every failure would stop what is downstream.
             yield dg.Output(None, output_name=_output_name(evaluation.asset_check_key))

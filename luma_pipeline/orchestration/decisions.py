@@ -24,6 +24,8 @@ _MOST_LOOKUPS = 200
 """Periods of which one tick looks up whether they were ever read: four runs' worth by default, each a request to S3."""
 _FARTHEST = 2000
 """Periods before the open one that a tick goes back over: 83 days of hours, 0.1 s."""
+_MOST_RUNS = 20
+"""Runs that one tick asks for. What is due beyond them is asked for by the next ticks."""
 _LARGEST_GAP = 2
 """Partitions between two due ones that are asked along. They cost a read of two files; a run of its own, seconds."""
 _NEVER = datetime.fromtimestamp(0, UTC)
@@ -136,7 +138,8 @@ def decide_regular(state: State, now: datetime) -> Decision:
     free = {key: window for key, window in windows.items() if key not in held}
     # The open period has a run of its own: it is asked for most often, and seen in the UI by its partition.
     is_open_free = free.pop(open_key, None) is not None
-    runs = _spans(state, free)
+    # What is left has a mark, by which the sensor asks for it.
+    runs = _spans(state, free)[:_MOST_RUNS]
     if is_open_free:
         runs.append(Span(open_key, open_key, open_window, 1))
     return Decision(runs, _still_under_way(held), to_mark)
@@ -205,8 +208,10 @@ class _Revisits:
             self._add_missed(min(closed), open_marks.keys() | unfinished.keys())
         longest_pause = timedelta(seconds=self._state.policy.longest_pause)
         requested = {key: at for key, at in self._requested.items() if self._now - at < longest_pause}
-        requested.update(dict.fromkeys(self._due, self._now))
-        runs = _spans(self._state, self._due)
+        # The oldest first: they are given up next.
+        runs = _spans(self._state, self._due)[:_MOST_RUNS]
+        end = runs[-1].window.end if runs else self._now
+        requested.update((key, self._now) for key, window in self._due.items() if window.end <= end)
         return Decision(runs, self._why_nothing_is_due(), self._to_mark, self._to_clear, requested)
 
     def _why_nothing_is_due(self) -> str:

@@ -19,7 +19,7 @@ from luma_pipeline.errors import LumaPipelineError
 from luma_pipeline.gallery import Gallery, GallerySettings, PartitionPages
 from luma_pipeline.orchestration.endings import cancelled_when_interrupted
 from luma_pipeline.orchestration.instance import Instance
-from luma_pipeline.orchestration.links import object_link
+from luma_pipeline.orchestration.links import ObjectLinks
 from luma_pipeline.orchestration.outputs import already_logged
 from luma_pipeline.orchestration.partitions import folder_of
 from luma_pipeline.orchestration.resources.bucket import VideoBucket
@@ -61,6 +61,7 @@ def build_gallery(
                 group_name=group,
                 owners=list(owners),
                 partitions_def=partitions,
+                skippable=True,  # or Dagster would make one more materialization of each partition: see `outputs`
             ).with_io_manager_key(instance.io_manager_key)
         ],
         required_resource_keys={instance.dataset_key, instance.bucket_key},
@@ -96,6 +97,7 @@ class _GalleryRun:
         self._settings = settings
         self._asset_key = asset_key
         self._videos = bucket.config()
+        self._links = ObjectLinks.by_settings(self._videos.bucket)
 
     def do(self, dataset: Dataset) -> None:
         """Write the pages of the run's partitions and then the index. Raises dg.Failure if a partition failed."""
@@ -127,8 +129,8 @@ class _GalleryRun:
         counts = pages.counts
         rare = {name: counts[name] for name in ("missing", "open", "failed", "unknown") if counts[name]}
         return {
-            "page": dg.MetadataValue.url(self._url(gallery, pages.key)),
-            "index": dg.MetadataValue.url(self._url(gallery, gallery.index_key)),
+            "page": self._link(pages.key),
+            "index": self._link(gallery.index_key),
             "tasks": counts["tasks"],
             "ready": counts["ready"],
             **rare,
@@ -137,11 +139,14 @@ class _GalleryRun:
             "page_bytes": pages.size_bytes,
         }
 
-    def _url(self, gallery: Gallery, key: str) -> str:
+    def _link(self, key: str) -> dg.UrlMetadataValue | dg.PathMetadataValue:
         if self._settings.public_url:
             below = key.removeprefix(self._videos.template.prefix)
-            return f"{self._settings.public_url.rstrip('/')}/{quote(below)}"
-        return object_link(gallery.endpoint_url, self._videos.bucket, key)
+            return dg.MetadataValue.url(f"{self._settings.public_url.rstrip('/')}/{quote(below)}")
+        link = self._links.of(key)
+        return (
+            dg.MetadataValue.path(f"s3://{self._videos.bucket}/{key}") if link is None else dg.MetadataValue.url(link)
+        )
 
 
 @contextmanager

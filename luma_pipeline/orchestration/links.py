@@ -1,29 +1,44 @@
-"""Where a person's browser finds an object of the bucket."""
+"""Where a person's browser finds an object of a bucket."""
 
 from __future__ import annotations
 
-from urllib.parse import quote, urlsplit
+from dataclasses import dataclass
+from urllib.parse import quote
 
-__all__ = ["object_link"]
+from luma_pipeline.s3.client import endpoint_and_region
 
-# The console at that address knows neither China nor the US government's regions.
-_OTHER_CONSOLES = (".us-gov-", ".us-iso")
+__all__ = ["ObjectLinks"]
+
+_NO_CONSOLE = ("cn-", "us-gov-", "us-iso")
+"""Regions that AWS's console does not know at its usual address."""
 
 
-def object_link(endpoint_url: str, bucket: str, key: str) -> str:
-    """The object's page in AWS's console, which opens private objects too; on another store the object's own address.
+@dataclass(frozen=True)
+class ObjectLinks:
+    """Links to the objects of a bucket. None of them is signed.
 
-    A store shows an object at its own address only if everybody may read it. No link is signed.
+    In AWS it is the object's page in the console, which opens private objects too. On another store it is the object's
+    own address, which shows it only where everybody may read it.
 
-    >>> object_link("https://s3.eu-west-1.amazonaws.com", "films", "a/b c.mp4")
+    >>> ObjectLinks("films").of("a/b c.mp4")
     'https://s3.console.aws.amazon.com/s3/object/films?prefix=a/b%20c.mp4'
-    >>> object_link("http://localhost:9000", "films", "a/b c.mp4")
+    >>> ObjectLinks("films", "http://localhost:9000").of("a/b c.mp4")
     'http://localhost:9000/films/a/b%20c.mp4'
     """
-    parts = urlsplit(endpoint_url)
-    host = parts.hostname or ""
-    if host.endswith(".amazonaws.com") and not any(region in host for region in _OTHER_CONSOLES):
-        return f"https://s3.console.aws.amazon.com/s3/object/{quote(bucket, safe='')}?prefix={quote(key)}"
-    # Without what stands before an @, which may be a password.
-    address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}"
-    return f"{address}/{quote(bucket, safe='')}/{quote(key)}"
+
+    bucket: str
+    endpoint: str | None = None
+    region: str | None = None
+
+    @classmethod
+    def by_settings(cls, bucket: str) -> ObjectLinks:
+        """The links that hold with the settings that boto3 reads."""
+        return cls(bucket, *endpoint_and_region())
+
+    def of(self, key: str) -> str | None:
+        """The link to an object; None where there is no address that would work."""
+        if self.endpoint is not None:
+            return f"{self.endpoint}/{quote(self.bucket, safe='')}/{quote(key)}"
+        if (self.region or "").startswith(_NO_CONSOLE):
+            return None
+        return f"https://s3.console.aws.amazon.com/s3/object/{quote(self.bucket, safe='')}?prefix={quote(key)}"

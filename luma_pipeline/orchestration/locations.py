@@ -74,7 +74,9 @@ class Locations:
     def metadata(self, dataset: str, instance: Instance) -> dict[str, Any]:
         """Name and addresses of a dataset. The address of luma_videos is that of the objects in the bucket."""
         found: dict[str, Any] = {"dagster/table_name": ".".join(instance.asset_key(dataset).path)}
-        folder = f"{self.data_url.rstrip('/')}/{dataset}" if self.data_url else None
+        # Keys of an account stand nowhere in a root that can be used; one that holds some is refused by the run.
+        has_secret = "://" in (self.data_url or "") and "@" in (self.data_url or "")
+        folder = f"{self.data_url.rstrip('/')}/{dataset}" if self.data_url and not has_secret else None
         if dataset != VIDEOS:
             return found | ({"dagster/uri": folder} if folder else {})
         if self.bucket:

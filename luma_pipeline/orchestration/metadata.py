@@ -6,7 +6,7 @@ name, and leaves a gap where a number is missing. What never changes is in the a
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +24,8 @@ __all__ = ["generations_metadata", "tasks_metadata", "videos_metadata"]
 Metadata = dict[str, Any]
 
 _MEGABYTE = 1_000_000
+_OF_PICTURES = ("https://", "http://127.0.0.1:", "http://localhost:")
+_LONGEST_ADDRESS = 400
 
 
 def tasks_metadata(report: TasksReport) -> Metadata:
@@ -91,8 +93,17 @@ def generations_metadata(report: GenerationsReport, earlier: GenerationsVerdict 
     return metadata | _file(report.written)
 
 
-def videos_metadata(report: VideosReport, earlier: VideosVerdict | None = None) -> Metadata:
-    """Metadata of a partition of luma_videos; `earlier` as in `generations_metadata`."""
+def videos_metadata(
+    report: VideosReport,
+    earlier: VideosVerdict | None = None,
+    *,
+    tasks: Iterable[Mapping[str, Any]] = (),
+    link_of: Callable[[str], str | None] = lambda _: None,
+) -> Metadata:
+    """Metadata of a partition of luma_videos; `earlier` as in `generations_metadata`.
+
+    `tasks` are the rows of the preview of luma_generations, and `link_of` gives the link to the object under a key.
+    """
     before = _found(earlier, expired="expired", failed="failed")
     copied, present = (report.statuses[status.value] for status in (CopyStatus.COPIED, CopyStatus.ALREADY_PRESENT))
     metadata: Metadata = {
@@ -107,6 +118,7 @@ def videos_metadata(report: VideosReport, earlier: VideosVerdict | None = None) 
             [dg.TableRecord(row) for row in report.first_failures],
             dg.TableSchema([dg.TableColumn(name) for name in report.first_failures[0]]),
         )
+    metadata["preview"] = dg.MetadataValue.md(_videos_preview(report, tasks, link_of))
     metadata["seconds"] = round(report.seconds, 3)
     if report.bytes_downloaded:
         metadata["bytes_downloaded"] = report.bytes_downloaded
@@ -177,14 +189,60 @@ def _generations_preview(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
+def _videos_preview(
+    report: VideosReport, tasks: Iterable[Mapping[str, Any]], link_of: Callable[[str], str | None]
+) -> str:
+    """The first artifacts, with a link to each object. Pictures are the provider's: their bytes would be stored with
+    every materialization. The whole is about 3 KiB, and never more than 24.
+    """
+    known = {task["task_id"]: task for task in tasks}
+    shown = []
+    for row in report.preview:
+        task = known.get(row["task_id"], {})
+        shown.append(
+            {
+                "task": row["task_id"],
+                "artifact": row["artifact"],
+                "status": row["status"],
+                "object": _Link(row["key"], link_of(row["key"]) if row["key"] else None),
+                "megabytes": "" if row["size_bytes"] is None else f"{row['size_bytes'] / _MEGABYTE:.2f}",
+                "prompt": task.get("request_prompt") or "",
+                "thumbnail": _Picture(task.get("thumbnail_url")),
+            }
+        )
+        known.pop(row["task_id"], None)  # its other artifacts follow
+    return _markdown(shown)
+
+
 class _Picture:
-    """A cell that shows a picture. Signed links are not shown: the query that makes them work is a secret."""
+    """A cell that shows a picture. Signed links are not shown: the query that makes them work is a secret.
+
+    Plain HTTP is for the sandbox alone: a browser shows no such picture on a page that came by HTTPS.
+    """
 
     def __init__(self, url: str | None) -> None:
-        self.url = url if url and url.startswith("https://") and redact_link(url) == url else None
+        self.url = _address(url) if url and url.startswith(_OF_PICTURES) and redact_link(url) == url else None
 
     def __str__(self) -> str:
-        return f"![]({quote(self.url, safe=':/?&=%@+,;~-._')})" if self.url else ""
+        return f"![]({self.url})" if self.url else ""
+
+
+class _Link:
+    """A cell that leads to an object, or names it where there is no address."""
+
+    def __init__(self, key: str | None, url: str | None) -> None:
+        self.name = (key or "").rpartition("/")[2]
+        self.url = _address(url) if url else None
+
+    def __str__(self) -> str:
+        name = _plain(_short(self.name, 40))
+        return f"[{name}]({self.url})" if self.url else name
+
+
+def _address(url: str) -> str | None:
+    """An address as Markdown takes it; None for one that is too long to be stored with every materialization."""
+    quoted = quote(url, safe=":/?&=%@+,;~-._")
+    return quoted if len(quoted) <= _LONGEST_ADDRESS else None
 
 
 def _markdown(rows: Iterable[Mapping[str, Any]]) -> str:
@@ -193,7 +251,9 @@ def _markdown(rows: Iterable[Mapping[str, Any]]) -> str:
         return "*no rows*"
     lines = ["| " + " | ".join(rows[0]) + " |", "|" + " --- |" * len(rows[0])]
     for row in rows:
-        cells = (str(value) if isinstance(value, _Picture) else _plain(_short(value)) for value in row.values())
+        cells = (
+            str(value) if isinstance(value, (_Picture, _Link)) else _plain(_short(value)) for value in row.values()
+        )
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

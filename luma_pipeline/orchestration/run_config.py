@@ -28,6 +28,9 @@ class LumaRunConfig(dg.Config):
         default=False,
         description="Empty partitions that have rows but no task in the source any more; without it they fail.",
     )
+    verify: bool = Field(
+        default=False, description="Look up every object in the store, and copy again what is lost or damaged."
+    )
     dry_run: bool = Field(
         default=False, description="Ask, copy and write nothing; say in the log and the metadata what would be done."
     )

@@ -58,6 +58,8 @@ class Capabilities:
     """`x-amz-checksum-*` and `x-amz-sdk-checksum-*` headers, and the checksum's element in CompleteMultipartUpload."""
     start_after: bool = True
     """`start-after` in listings."""
+    deletes_of_many: bool = True
+    """`DeleteObjects`."""
     _signed_in_vain: set[str] = field(default_factory=set, repr=False)
 
     def attempt(

@@ -13,6 +13,7 @@ from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.exceptions import BotoCoreError
 
 from luma_pipeline.s3.errors import S3SettingsError, without_secrets
+from luma_pipeline.s3.listing import read_contents
 from luma_pipeline.s3.redaction import redact_logs
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def make_client(*, max_connections: int, timeouts: tuple[float, float], max_atte
     except (BotoCoreError, ValueError) as error:
         raise S3SettingsError(f"cannot set up an S3 client: {without_secrets(str(error))}{_hint(error)}") from None
     redact_logs()
+    client.meta.events.register("before-parse.s3.ListObjectsV2", read_contents)
     return client
 
 

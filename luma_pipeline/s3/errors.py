@@ -86,7 +86,8 @@ class NotS3Error(Exception):
     """An answer with a success status that no S3 store gives, such as the page of a portal. For the translator."""
 
 
-FAULTS = (BotoCoreError, ClientError, ResponseParserError, NotS3Error)
+# boto3 follows a portal's redirect by calling itself: the RecursionError comes wrapped or bare, by where it ends.
+FAULTS = (BotoCoreError, ClientError, ResponseParserError, NotS3Error, RecursionError)
 """What a request through boto3 ends with in place of an answer."""
 
 _DENIED = {"AccessDenied", "AllAccessDisabled", "AccountProblem", "Forbidden", "403", "401", "Unauthorized"}
@@ -281,8 +282,9 @@ def _said(error: Exception) -> str:
     if isinstance(error, EndpointConnectionError | ConnectTimeoutError | ReadTimeoutError | SSLError):
         # Their text has the URL, which has no signature: boto3 signs in headers.
         return without_secrets(f"{type(error).__name__}: {error}")
-    if isinstance(error, HTTPClientError) and isinstance(error.kwargs.get("error"), RecursionError):
-        return "redirects without end"  # boto3 follows a portal's redirect on the same connection
+    wrapped = error.kwargs.get("error") if isinstance(error, HTTPClientError) else error
+    if isinstance(wrapped, RecursionError):
+        return "redirects without end"
     if isinstance(error, BotoCoreError):
         return type(error).__name__
     return "no XML"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -312,6 +312,32 @@ class ObjectStore:
     def delete(self, key: str) -> None:
         """Delete the object under a key; it is no error when there is none."""
         self.call("delete", lambda: self.client.delete_object(Bucket=self.bucket, Key=key), f"deleting {key}")
+
+    def delete_all(self, keys: Sequence[str]) -> None:
+        """Delete objects, a thousand by one request where the store can; it is no error when some are not there."""
+        for start in range(0, len(keys), _LARGEST_PAGE):
+            some = keys[start : start + _LARGEST_PAGE]
+            if len(some) == 1 or not self._are_deleted_together(some):
+                for key in some:
+                    self.delete(key)
+
+    def _are_deleted_together(self, keys: Sequence[str]) -> bool:
+        if not self.capabilities.deletes_of_many:
+            return False
+        wanted: Any = {"Objects": [{"Key": key} for key in keys], "Quiet": True}
+        try:
+            answer = self.call(
+                "delete many",
+                lambda: self.client.delete_objects(Bucket=self.bucket, Delete=wanted),
+                f"deleting {len(keys)} objects",
+            )
+        except S3Error as error:
+            if error.status is None:
+                raise
+            # Refused, or not known to the store: by single requests it says what is wrong.
+            self.capabilities.deletes_of_many = False
+            return False
+        return not answer.get("Errors")
 
     # -- errors ---------------------------------------------------------------------------------------------------
 

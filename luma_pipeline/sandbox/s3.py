@@ -172,6 +172,13 @@ class ObjectStore:
         with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
             client.create_bucket(Bucket=name)
 
+    def let_everybody_read(self, bucket: str) -> None:
+        """Let a browser open a bucket's objects by their plain addresses, as a website's."""
+        objects = f"arn:aws:s3:::{bucket}/*"
+        statement = {"Effect": "Allow", "Principal": "*", "Action": ["s3:GetObject"], "Resource": [objects]}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        self.client().put_bucket_policy(Bucket=bucket, Policy=policy)
+
     def environment(self) -> dict[str, str]:
         """The AWS variables that make boto3, Arrow and the AWS command line use this store."""
         return {

@@ -79,6 +79,7 @@ class Sandbox:
             starting.enter_context(self.provider)
             starting.enter_context(self.object_store)
             self.object_store.create_bucket(BUCKET)
+            self.object_store.let_everybody_read(BUCKET)
             url = f"sqlite:///{self.directory / 'source.db'}"
             self._source = seed.seed(url, self.cdn, now=utc_now(), open_task_minutes=self._open_task_minutes)
             self.provider.add(*self._source.generations)
@@ -110,6 +111,7 @@ class Sandbox:
             "LUMA_DATA_URL": str(self.data_directory),
             "LUMA_S3_BUCKET": BUCKET,
             "LUMA_S3_PREFIX": PREFIX,
+            "LUMA_GALLERY_ENABLED": "true",
             "LUMA_PARTITIONS_START": self.source.first_day.isoformat(),
             # The CDN is on the loopback interface, which the media guard refuses by default.
             "LUMA_ALLOW_PRIVATE_MEDIA": "true",

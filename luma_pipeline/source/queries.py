@@ -11,7 +11,14 @@ from zoneinfo import ZoneInfo
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-from luma_pipeline.source.times import as_stored, is_stored_freely, outside_filter, selected, window_filter
+from luma_pipeline.source.times import (
+    as_stored,
+    is_free_form,
+    is_stored_freely,
+    outside_filter,
+    selected,
+    window_filter,
+)
 
 __all__ = ["SourceQueries"]
 
@@ -45,14 +52,30 @@ class SourceQueries:
         Databases may compare IDs by a collation or without the blanks at the end: the caller compares the texts.
         """
         compared = _comparable_id(self.id)
-        ids = sa.select(compared).where(*self._in_window(start, end))
-        if isinstance(self.id.type, sa.String) and not isinstance(self.id.type, sa.Enum):
-            # Blank IDs can be many, and are no tasks.
-            ids = ids.where(sa.func.char_length(sa.func.trim(self.id)) > 0)
+        ids = self._ids(start, end)
         outside = sa.not_(window_filter(self.time, start, end, self.zone))
         # Both name the table by its own name, since the condition may do so. The inner one is no part of the outer.
         same = compared.in_(ids.correlate(None))
         return sa.select(selected(self.id), selected(self.time)).where(outside, same, *self._condition())
+
+    def repeated(self, start: datetime, end: datetime) -> sa.Select[Any]:
+        """ID and time of the rows of [start, end) and a few around it whose ID another of these rows has."""
+        compared = _comparable_id(self.id)
+        ids = self._ids(start, end).group_by(compared).having(sa.func.count() > 1)
+        same = compared.in_(ids.correlate(None))
+        return sa.select(selected(self.id), selected(self.time)).where(*self._in_window(start, end), same)
+
+    def _ids(self, start: datetime, end: datetime) -> sa.Select[Any]:
+        ids = sa.select(_comparable_id(self.id)).where(*self._in_window(start, end))
+        if isinstance(self.id.type, sa.String) and not isinstance(self.id.type, sa.Enum):
+            # Blank IDs can be many, and are no tasks.
+            ids = ids.where(sa.func.char_length(sa.func.trim(self.id)) > 0)
+        return ids
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether a window is read with the days around it, since texts tell their offset at their end."""
+        return is_free_form(self.time)
 
     def times_in(self, start: datetime, end: datetime, limit: int) -> sa.Select[Any]:
         """Up to `limit` times of [start, end) and a few around it."""

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import sqlalchemy as sa
@@ -17,7 +18,7 @@ from luma_pipeline.source.columns import CarriedColumn, IdColumn
 from luma_pipeline.source.queries import SourceQueries
 from luma_pipeline.source.times import to_utc
 
-__all__ = ["RowsOutside", "SourceReader", "SourceTasks"]
+__all__ = ["RowsOutside", "SourceReader", "SourceRows", "SourceTasks"]
 
 _ROWS_AT_A_TIME = 10_000
 _MOST_SAMPLED = 10_000
@@ -51,6 +52,20 @@ class SourceTasks:
     unreadable_values: int
     unreadable_times: int = 0
     unreadable_example: str = ""
+
+
+_IDENTIFIED = pa.schema([pa.field("task_id", pa.string()), pa.field("submitted_at", TIMESTAMP)])
+_NOTHING = _IDENTIFIED.empty_table()
+
+
+@dataclass(frozen=True)
+class SourceRows:
+    """The rows of a window as they were read, those without an ID too, and ID and time of rows before it."""
+
+    table: pa.Table
+    before: pa.Table
+    unreadable_times: int
+    unreadable_example: str
 
 
 @dataclass(frozen=True)
@@ -115,32 +130,70 @@ class SourceReader:
                 *(pa.field(column.name, column.type) for column in carried),
             ]
         )
+        extra = [pa.field("has_id", pa.bool_()), pa.field("unreadable", pa.int64())]
+        self._row_schema = pa.schema([*_IDENTIFIED, *list(self._schema)[2:], *extra])
 
-    def read(self, connection: sa.Connection, start: datetime, end: datetime) -> SourceTasks:
-        """The tasks of [start, end)."""
-        rows = blanks = unreadable = unreadable_times = 0
-        example = ""
+    @property
+    def ids_are_unique(self) -> bool:
+        """Whether no two rows of the table have the same ID."""
+        return self._ids_are_unique
+
+    @property
+    def is_coarse(self) -> bool:
+        """Whether a window is read with the days around it."""
+        return self._queries.is_coarse
+
+    def rows(self, connection: sa.Connection, start: datetime, end: datetime) -> SourceRows:
+        """The rows of [start, end)."""
         batches: list[pa.RecordBatch] = []
-        earlier: list[pa.Array] = []
+        before: list[pa.RecordBatch] = []
+        unreadable_times, example = 0, ""
         for part in _streamed(connection, self._queries.window(start, end)):
             times = [to_utc(row[1], self._zone) for row in part]
             odd = [row[1] for row, at in zip(part, times, strict=True) if at is None and _begins_like_a_time(row[1])]
             unreadable_times += len(odd)
             example = example or _example(odd)
             inside = [(row, at) for row, at in zip(part, times, strict=True) if at is not None and start <= at < end]
-            rows += len(inside)
-            batch, bad = self._batch([row for row, _ in inside], [at for _, at in inside])
-            blanks += len(inside) - len(batch)
-            unreadable += bad
-            batches.append(batch)
+            batches.append(self._batch([row for row, _ in inside], [at for _, at in inside]))
             if not self._ids_are_unique:
-                earlier.append(self._ids_of_earlier(part, times, start))
-        table, repeated = _distinct(pa.Table.from_batches(batches, self._schema))
-        if not self._ids_are_unique and len(table):
-            earlier.append(self._ids_of_other_windows(connection, start, end))
-        mine = table.filter(pc.invert(pc.is_in(table["task_id"], value_set=_unique(earlier))))
-        earlier_ids = len(table) - len(mine)
-        return SourceTasks(mine, rows, blanks, repeated, earlier_ids, unreadable, unreadable_times, example)
+                before.append(self._identified(part, times, start))
+        table = pa.Table.from_batches(batches, self._row_schema)
+        return SourceRows(table, pa.Table.from_batches(before, _IDENTIFIED), unreadable_times, example)
+
+    def tasks(self, rows: SourceRows, start: datetime, end: datetime, earlier: pa.Table | None) -> SourceTasks:
+        """The tasks of [start, end) out of `rows`, which hold them. `earlier` is of `ids_elsewhere` or `repeats`."""
+        begins, ends = pa.scalar(start, TIMESTAMP), pa.scalar(end, TIMESTAMP)
+        times = rows.table["submitted_at"]
+        inside = rows.table.filter(pc.and_(pc.greater_equal(times, begins), pc.less(times, ends)))
+        named = inside.filter(inside["has_id"])
+        table, repeated = _distinct(named.select(self._schema.names).cast(self._schema))
+        before = [rows.before, rows.table.select(_IDENTIFIED.names)]
+        others = pa.concat_tables([part.cast(_IDENTIFIED) for part in before if not self._ids_are_unique] or [_NOTHING])
+        if earlier is not None:
+            others = pa.concat_tables([others, earlier])
+        first = pa.scalar(self._since or _FIRST_TIME, TIMESTAMP)
+        at = others["submitted_at"]
+        ids = others.filter(pc.and_(pc.greater_equal(at, first), pc.less(at, begins)))["task_id"]
+        mine = table.filter(pc.invert(pc.is_in(table["task_id"], value_set=pc.unique(ids))))
+        return SourceTasks(
+            mine,
+            len(inside),
+            len(inside) - len(named),
+            repeated,
+            len(table) - len(mine),
+            pc.sum(named["unreadable"]).as_py() or 0,
+            rows.unreadable_times,
+            rows.unreadable_example,
+        )
+
+    def ids_elsewhere(self, connection: sa.Connection, start: datetime, end: datetime) -> pa.Table:
+        """ID and time of rows far from [start, end) whose ID a row in it has. Usually there are none."""
+        return self._all_identified(connection, self._queries.same_ids_elsewhere(start, end), start)
+
+    def repeats(self, connection: sa.Connection, start: datetime, end: datetime) -> pa.Table:
+        """`ids_elsewhere`, and the rows of [start, end) whose ID another of them has: for all windows in it."""
+        within = self._all_identified(connection, self._queries.repeated(start, end), end)
+        return pa.concat_tables([within, self.ids_elsewhere(connection, start, end)])
 
     def rows_outside(self, connection: sa.Connection) -> RowsOutside:
         """How many rows of a bounded sample are in no partition, and why."""
@@ -165,42 +218,36 @@ class SourceReader:
             complete=all(len(values) < _MOST_SAMPLED for values in sampled),
         )
 
-    def _ids_of_other_windows(self, connection: sa.Connection, start: datetime, end: datetime) -> pa.Array:
-        """The IDs with an earlier row, among those of the window and of rows far from it.
+    def _all_identified(self, connection: sa.Connection, statement: sa.Select[Any], before: datetime) -> pa.Table:
+        batches = (
+            self._identified(part, [to_utc(row[1], self._zone) for row in part], before)
+            for part in _streamed(connection, statement)
+        )
+        return pa.Table.from_batches(batches, _IDENTIFIED)
 
-        A window's own rows and those around it were read already. So the database is asked for the rest alone, which
-        usually is nothing.
-        """
-        found = pa.array([], pa.string())
-        for part in _streamed(connection, self._queries.same_ids_elsewhere(start, end)):
-            times = [to_utc(row[1], self._zone) for row in part]
-            found = _unique([found, self._ids_of_earlier(part, times, start)])
-        return found
-
-    def _ids_of_earlier(
-        self, rows: Sequence[Sequence[Any]], times: Sequence[datetime | None], start: datetime
-    ) -> pa.Array:
-        """The IDs of the rows that are in a partition before `start`."""
+    def _identified(
+        self, rows: Sequence[Sequence[Any]], times: Sequence[datetime | None], before: datetime
+    ) -> pa.RecordBatch:
+        """ID and time of the rows that are in a partition and `before` a time."""
         first = self._since or _FIRST_TIME
-        earlier = [row[0] for row, at in zip(rows, times, strict=True) if at is not None and first <= at < start]
-        return self._id.texts(earlier)
+        earlier = [(row[0], at) for row, at in zip(rows, times, strict=True) if at is not None and first <= at < before]
+        ids = self._id.texts([value for value, _ in earlier])
+        return pa.RecordBatch.from_arrays([ids, pa.array([at for _, at in earlier], TIMESTAMP)], schema=_IDENTIFIED)
 
-    def _batch(self, rows: Sequence[Sequence[Any]], times: Sequence[datetime]) -> tuple[pa.RecordBatch, int]:
-        """The rows that have an ID, and how many of their carried values cannot be read."""
+    def _batch(self, rows: Sequence[Sequence[Any]], times: Sequence[datetime]) -> pa.RecordBatch:
+        """The rows, whether they have an ID, and how many of their carried values cannot be read."""
         ids = self._id.texts([row[0] for row in rows])
         has_id = pc.fill_null(pc.not_equal(pc.utf8_trim_whitespace(ids), ""), False)
-        if not pc.all(has_id).as_py():
-            named = has_id.to_pylist()
-            ids = ids.filter(has_id)
-            rows = [row for row, is_named in zip(rows, named, strict=True) if is_named]
-            times = [at for at, is_named in zip(times, named, strict=True) if is_named]
-        arrays = [ids, pa.array(times, TIMESTAMP)]
-        unreadable = 0
+        unreadable = np.zeros(len(rows), dtype=np.int64)
+        values = []
         for index, column in enumerate(self._carried, start=2):
-            values, bad = column.read([row[index] for row in rows])
-            arrays.append(values)
-            unreadable += bad
-        return pa.RecordBatch.from_arrays(arrays, schema=self._schema), unreadable
+            stored = [row[index] for row in rows]
+            read, bad = column.read(stored)
+            values.append(read)
+            if bad:
+                unreadable += np.asarray(read.is_null()) & np.array([value is not None for value in stored])
+        arrays = [ids, pa.array(times, TIMESTAMP), *values, has_id, pa.array(unreadable)]
+        return pa.RecordBatch.from_arrays(arrays, schema=self._row_schema)
 
 
 def _streamed(connection: sa.Connection, statement: sa.Select[Any]) -> Iterator[Sequence[Sequence[Any]]]:
@@ -216,10 +263,6 @@ def _begins_like_a_time(value: object) -> bool:
 
 def _example(values: Sequence[object]) -> str:
     return str(values[0])[:40] if values else ""
-
-
-def _unique(parts: Sequence[pa.Array]) -> pa.Array:
-    return pc.unique(pa.chunked_array(parts, pa.string()))
 
 
 def _distinct(table: pa.Table) -> tuple[pa.Table, int]:

@@ -3,23 +3,52 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
+from typing import Generic, TypeVar
 from zoneinfo import ZoneInfo
 
+import pyarrow as pa
 import sqlalchemy as sa
 
 from luma_pipeline.source.cancel import StatementCanceller
 from luma_pipeline.source.columns import CarriedColumn, IdColumn, check_carried_names, column_named, reflect
 from luma_pipeline.source.errors import ConnectionLostError, ErrorTranslator, SourceTableError, SourceUnavailableError
 from luma_pipeline.source.queries import SourceQueries
-from luma_pipeline.source.reader import RowsOutside, SourceReader, SourceTasks
+from luma_pipeline.source.reader import RowsOutside, SourceReader, SourceRows, SourceTasks
 from luma_pipeline.source.times import check_time_column, to_utc, zone_named
 from luma_pipeline.source.uniqueness import is_enforced_unique
 from luma_pipeline.source.url import open_engine, secrets_of
 
 __all__ = ["RowsOutside", "SourceTable", "SourceTableError", "SourceTasks", "SourceUnavailableError"]
+
+T = TypeVar("T")
+
+_DAY = timedelta(days=1)
+_SHARED_SECONDS = 600.0
+"""What several windows share is read again after this time: rows may have been committed."""
+_MOST_SHARED = 2
+
+
+class Shared(Generic[T]):
+    """What was read for one window and serves others, for ten minutes; the newest two. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._found: dict[tuple[datetime, datetime], tuple[float, T]] = {}
+
+    def get(self, window: tuple[datetime, datetime], read: Callable[[], T]) -> T:
+        """What `read` returned for the window."""
+        with self._lock:
+            found = self._found.pop(window, None)
+            if found is None or found[0] < time.monotonic() - _SHARED_SECONDS:
+                found = time.monotonic(), read()
+            self._found[window] = found
+            for oldest in list(self._found)[:-_MOST_SHARED]:
+                del self._found[oldest]
+            return found[1]
 
 
 @dataclass
@@ -54,6 +83,9 @@ class SourceTable:
     _errors: ErrorTranslator = field(init=False, repr=False)
     _canceller: StatementCanceller | None = field(default=None, init=False, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
+    _run_window: tuple[datetime, datetime] | None = field(default=None, init=False, repr=False)
+    _repeats: Shared[pa.Table] = field(default_factory=lambda: Shared(), init=False, repr=False)
+    _shared: Shared[SourceRows] = field(default_factory=lambda: Shared(), init=False, repr=False)
 
     def __enter__(self) -> SourceTable:
         return self
@@ -70,13 +102,33 @@ class SourceTable:
             SourceTableError: A setting is wrong, or the table holds an ID that cannot be one.
             SourceUnavailableError: The database was locked, too busy or gone. A later try may succeed.
         """
-        engine, reader = self._ready()
-        try:
-            with self._errors.translated(), engine.connect() as connection:
-                return reader.read(connection, start, end)
-        except ConnectionLostError:
-            with self._errors.translated(), engine.connect() as connection:
-                return reader.read(connection, start, end)
+        _, reader = self._ready()
+        day = self._day_of(reader, start, end)
+        if day is None:
+            rows = self._asked(lambda connection: reader.rows(connection, start, end))
+        else:
+            rows = self._shared.get(day, lambda: self._asked(lambda connection: reader.rows(connection, *day)))
+        earlier = None
+        if not reader.ids_are_unique and len(rows.table):
+            covers = self._run_window is not None and self._run_window[0] <= start and end <= self._run_window[1]
+            if self._run_window is not None and covers and self._run_window != (start, end):
+                window = self._run_window
+                earlier = self._repeats.get(
+                    window, lambda: self._asked(lambda connection: reader.repeats(connection, *window))
+                )
+            else:
+                earlier = self._asked(lambda connection: reader.ids_elsewhere(connection, start, end))
+        return reader.tasks(rows, start, end, earlier)
+
+    def expect(self, start: datetime, end: datetime) -> None:
+        """Several windows of [start, end) will be read: what they have in common is asked for once in ten minutes."""
+        self._run_window = start, end
+
+    def check(self) -> None:
+        """Raise SourceTableError or SourceUnavailableError unless the table can be read with these settings."""
+        engine, _ = self._ready()
+        with self._errors.translated(at_start=True):
+            engine.connect().close()
 
     def rows_outside(self) -> RowsOutside:
         """How many rows are in no partition, and why, as far as a bounded sample shows.
@@ -101,6 +153,24 @@ class SourceTable:
         canceller = self._canceller
         if canceller is not None:
             canceller.cancel()
+
+    def _day_of(self, reader: SourceReader, start: datetime, end: datetime) -> tuple[datetime, datetime] | None:
+        """The day of UTC of which hours are read, where each would be read with the days around it."""
+        if self._run_window is None or not reader.is_coarse or end - start >= _DAY:
+            return None
+        first = start.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+        is_alone = self._run_window == (start, end)
+        return None if is_alone or end > first + _DAY else (first, first + _DAY)
+
+    def _asked(self, ask: Callable[[sa.Connection], T]) -> T:
+        """Ask the database, and once more if the connection is lost."""
+        engine, _ = self._ready()
+        try:
+            with self._errors.translated(), engine.connect() as connection:
+                return ask(connection)
+        except ConnectionLostError:
+            with self._errors.translated(), engine.connect() as connection:
+                return ask(connection)
 
     def _ready(self) -> tuple[sa.Engine, SourceReader]:
         """The engine, and the reader of the table, whose columns are asked for once."""

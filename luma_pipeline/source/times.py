@@ -17,6 +17,7 @@ from luma_pipeline.source.errors import SourceTableError
 __all__ = [
     "as_stored",
     "check_time_column",
+    "is_free_form",
     "is_stored_freely",
     "mark_stored_freely",
     "nearest_zones",
@@ -114,7 +115,7 @@ def window_filter(column: sa.Column[Any], start: datetime, end: datetime, zone: 
     A few other rows meet it where the stored form cannot be compared exactly: texts with offsets, local times around a
     clock change. The caller compares the real times.
     """
-    if not _is_free_form(column):
+    if not is_free_form(column):
         return _typed_filter(column, start, end, zone)
     # A blank, a sign, and a point after the first digit sort before digits. SQLite would take "0" for a number.
     unusual = sa.or_(_text_between(column, "\t", "0!"), _text_between(column, "1.", "10"))
@@ -126,7 +127,7 @@ def outside_filter(column: sa.Column[Any], start: datetime, end: datetime, zone:
 
     `start` is 2001-09-09T01:46:40Z or later for numbers: before it the four units of epoch numbers meet.
     """
-    filtered = _text_filter if _is_free_form(column) else _typed_filter
+    filtered = _text_filter if is_free_form(column) else _typed_filter
     return sa.or_(column.is_(None), sa.not_(filtered(column, start, end, zone)))
 
 
@@ -221,7 +222,7 @@ def is_stored_freely(column: sa.Column[Any]) -> bool:
     return bool(column.info.get(_STORED_FREELY))
 
 
-def _is_free_form(column: sa.Column[Any]) -> bool:
+def is_free_form(column: sa.Column[Any]) -> bool:
     """Whether a time may be text, which can say anything."""
     return is_stored_freely(column) or not isinstance(
         column.type, (sa.DateTime, sa.Date, sa.Integer, sa.Numeric, sa.Float)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
+import time
 from pathlib import Path
 
 from selenium.webdriver.common.by import By
@@ -41,9 +42,19 @@ def main() -> None:
             with Browser(DOCS, width=1400, height=900) as browser:
                 address = f"{dagster.url}/assets/luma_videos?view=partitions&partition={day}"
                 browser.open(address, expect="preview", timeout=120)
-                browser.screenshot("day")
+                browser.scroll_to("preview")
+                browser.click("[Show Markdown]")
+                time.sleep(_THUMBNAIL_SECONDS)
+                _screenshot_of(browser, "day", x=140, y=40, width=1120, height=320)
+                address = f"{dagster.url}/assets/luma_generations?view=overview"
+                browser.open(address, expect="raw_response", timeout=120)
+                browser.click("Plots")
+                browser.wait_for_plots(timeout=120)
+                browser.scroll_to("Metadata")
+                _screenshot_of(browser, "plots", x=250, y=105, width=790, height=620)
 
 
+_THUMBNAIL_SECONDS = 3.0
 _ASSETS = ("luma_tasks", "luma_generations", "luma_videos")
 
 

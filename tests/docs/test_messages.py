@@ -24,7 +24,7 @@ MESSAGES = [span for cells in first_cells(PAGE) for span in cells if " " in span
 # Words of Dagster, which the page explains.
 OF_DAGSTER = ('environment variable "…" which is not set',)
 # Told to nobody but a developer: faults of the code itself.
-OF_DEVELOPERS = {"AssertionError", "RuntimeError", "AttributeError", "TransportCode", "NotS3Error"}
+OF_DEVELOPERS = {"AssertionError", "RuntimeError", "AttributeError", "NotS3Error", "CopyCancelled"}
 # Caught where it is raised.
 CAUGHT = {"an @ that is not percent-encoded", "no such descriptor", "no timescale"}
 _TELLING = re.compile(r"(Error|Fault|Failure|CopyCancelled|log\.(warning|error)|_Broken)$")
@@ -68,9 +68,8 @@ def _told() -> Iterator[tuple[Path, str]]:
                 continue
             if ast.unparse(node.func).rpartition(".")[2] in OF_DEVELOPERS:
                 continue
-            yield from (
-                (path, text) for argument in node.args if len((text := _text(argument)).replace(_HOLE, "")) > 11
-            )
+            texts = (_text(argument) for argument in node.args)
+            yield from ((path, text) for text in texts if _SHORTEST.search(text))
 
 
 def _pattern(message: str) -> re.Pattern[str]:

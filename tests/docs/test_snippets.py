@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
 from luma_pipeline.orchestration.run_config import LumaRunConfig
 from luma_pipeline.sandbox.s3 import ObjectStore
-from tests.docs.pages import DOCS, Block, blocks
+from tests.docs.pages import DOCS, PAGES, ROOT, Block, blocks
 from tests.world import World, running_world
 
 BLOCKS = blocks()
@@ -206,3 +207,12 @@ def test_a_command_of_a_shell_is_one(words: list[str]) -> None:
     assert done.returncode == 0, done.stderr + done.stdout
     told = " ".join(done.stdout.split())
     assert [word for word in words if word.startswith("-") and word not in told] == []
+
+
+def test_every_extra_that_a_page_installs_is_one() -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for page in (ROOT / "README.md", *PAGES):
+        named = {
+            extra for found in re.findall(r"luma-pipeline\[([\w,]+)\]", page.read_text()) for extra in found.split(",")
+        }
+        assert sorted(named - set(extras)) == [], page.name

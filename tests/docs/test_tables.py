@@ -10,6 +10,7 @@ from types import ModuleType
 import pytest
 
 from luma_pipeline.component import ENVIRONMENT
+from luma_pipeline.media import CopyStatus
 from tests.docs.pages import DOCS, PAGES, ROOT
 
 
@@ -46,3 +47,12 @@ def test_every_setting_that_a_page_names_is_one() -> None:
     for page in PAGES:
         named = set(re.findall(rf"`((?:{groups})\.[a-z_]+)", page.read_text()))
         assert sorted(named - set(ENVIRONMENT)) == [], page.name
+
+
+def test_every_number_that_the_page_of_backfills_names_is_in_the_metadata() -> None:
+    code = (ROOT / "luma_pipeline" / "orchestration" / "metadata.py").read_text()
+    rows = re.findall(r"^\| (?:`luma_\w+`|all) \| (.*?) \|", (DOCS / "backfills.md").read_text(), re.MULTILINE)
+    names = [name for row in rows for name in re.findall(r"`([\w/]+)`", row)]
+    assert len(names) > 12
+    words = {*re.findall(r"\w+(?:/\w+)?", code), *CopyStatus}
+    assert [name for name in names if name not in words] == []

@@ -68,7 +68,9 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
         DagsterDeployment(
             directory,
             # Every minute, once it is started: a test cannot wait for the default's ten.
-            env=world.environment(LUMA_SCHEDULE_ENABLED="false", LUMA_SCHEDULE_CRON="* * * * *"),
+            env=world.environment(
+                LUMA_SCHEDULE_ENABLED="false", LUMA_SCHEDULE_CRON="* * * * *", LUMA_FRESHNESS_HOURS="1"
+            ),
             instance=AS_THE_README_ADVISES,
         ) as dagster,
     ):

@@ -47,12 +47,12 @@ def test_a_failure_of_an_old_day_stays_until_that_day_is_mended(plant: Plant) ->
     see(plant, "luma_generations", "failed_share", old, partitions=2)
 
     for number in range(10):
-        name = f"{old}-{number}"
-        plant.world.provider.add(Generation(name, urls=plant.world.cdn.publish(name)))
+        plant.world.provider.add(Generation(f"{old}-{number}").published(plant.world.cdn))
     run(plant, old, refresh=True)
     assert latest(plant, "luma_generations", "failed_share").status == "SUCCEEDED"
     run(plant, new)
     assert latest(plant, "luma_generations", "failed_share").status == "SUCCEEDED"
+    assert latest(plant, "luma_videos", "videos_match_answers").status == "SUCCEEDED"
 
 
 def test_executing_a_check_alone_finds_an_object_that_was_deleted_by_hand(plant: Plant) -> None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from datetime import UTC, datetime
+import uuid
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
 
+import dagster as dg
 import pytest
+from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 
 from luma_pipeline.orchestration.instance import UNNAMED
 from luma_pipeline.sandbox.generation import Phase
@@ -155,6 +158,7 @@ def test_the_daemon_ticks_the_schedule_and_the_sensor(plant: Plant) -> None:
     plant.world.provider.add(Generation(f"{closed}-late", urls=plant.world.cdn.publish(f"{closed}-late")))
     seven_hours_ago = time.time() - 7 * 3600
     os.utime(mark, (seven_hours_ago, seven_hours_ago))
+    _add_run_of_another_location(plant, closed)
     client.start_sensor(UNNAMED.sensor_name)
     client.start_schedule(UNNAMED.schedule_name)
 
@@ -172,6 +176,51 @@ def test_the_daemon_ticks_the_schedule_and_the_sensor(plant: Plant) -> None:
     assert not mark.exists()
 
 
+def _add_run_of_another_location(plant: Plant, first: str) -> None:
+    """A run under way over all these days, of a job and assets that have the names of ours in another code location."""
+    repository = RemoteRepositoryOrigin(RegisteredCodeLocationOrigin("another"), "__repository__")
+    run = dg.DagsterRun(
+        UNNAMED.job_name,
+        run_id=str(uuid.uuid4()),
+        tags={
+            "dagster/asset_partition_range_start": first,
+            "dagster/asset_partition_range_end": (datetime.now(UTC) + timedelta(days=1)).date().isoformat(),
+        },
+        asset_selection=frozenset(map(dg.AssetKey, ASSETS)),
+        remote_job_origin=RemoteJobOrigin(repository, UNNAMED.job_name),
+        status=dg.DagsterRunStatus.NOT_STARTED,
+    )
+    with dg.DagsterInstance.from_config(str(plant.dagster.home)) as instance:
+        instance.add_run(run)
+
+
+def test_the_lineage_begins_with_the_source_table_and_tells_where_the_data_are(plant: Plant) -> None:
+    nodes = {
+        "/".join(node["assetKey"]["path"]): node
+        for node in plant.client.query(
+            "{ assetNodes { assetKey { path } dependencyKeys { path } kinds isMaterializable isExecutable"
+            " metadataEntries { label ... on TextMetadataEntry { text } ... on UrlMetadataEntry { url }"
+            " ... on PathMetadataEntry { path } } } }"
+        )["assetNodes"]
+    }
+    source = nodes["generations"]
+    assert (source["isMaterializable"], set(source["kinds"])) == (False, {"sqlite", "table"})
+    parents = {name: ["/".join(key["path"]) for key in node["dependencyKeys"]] for name, node in nodes.items()}
+    assert parents == {
+        "generations": [],
+        "luma_tasks": ["generations"],
+        "luma_generations": ["luma_tasks"],
+        "luma_videos": ["luma_generations"],
+    }
+    shown = {
+        entry["label"]: entry.get("text") or entry.get("url") or entry.get("path")
+        for entry in nodes["luma_videos"]["metadataEntries"]
+    }
+    assert shown["dagster/uri"] == "s3://videos/"
+    assert shown["objects"] == f"{plant.world.store.environment()['AWS_ENDPOINT_URL_S3']}/videos/"
+    assert shown["manifest"] == str(plant.world.directory / "data" / "luma_videos")
+
+
 def test_the_pages_that_a_person_sees(plant: Plant) -> None:
     if not CHROMIUM.exists() and "CI" not in os.environ:
         pytest.skip("Chromium and its driver are not installed: apt-get install chromium chromium-driver")
@@ -187,6 +236,7 @@ def test_the_pages_that_a_person_sees(plant: Plant) -> None:
         shown = browser.open(f"{asset}?view=overview", expect="raw_response")
         assert "Passing" in shown
         browser.screenshot("asset")
+        assert "Freshness policy" in shown
         browser.click("Plots")
         browser.wait_for_plots()
         browser.scroll_to("Metadata")
@@ -194,6 +244,10 @@ def test_the_pages_that_a_person_sees(plant: Plant) -> None:
         shown = browser.open(f"{asset}?view=partitions&partition={days[-1]}", expect="not_found")
         assert f"task not found: {days[-1]}-lost" in shown
         browser.screenshot("asset-partition")
+        group = f"{plant.dagster.url}/locations/luma_pipeline/asset-groups/luma/lineage"
+        shown = browser.open(group, expect="SQLite")
+        assert all(name in shown for name in ("generations", *ASSETS))
+        browser.screenshot("lineage")
         shown = browser.open(f"{plant.dagster.url}/runs/b/{backfill_id}", expect="100% completed")
         assert "Succeeded" in shown
         assert all(name in shown for name in ASSETS)

@@ -126,7 +126,7 @@ def test_its_tasks_become_rows_with_its_columns_and_objects_over_its_links(world
     assert sorted(path for path in studio.reel.paths[asked:] if "/jobs/" in path) == [
         f"/v9/jobs/{name}.json" for name in ("other", "slow", "unheard")
     ]
-    there = dict.fromkeys(copied, "already_present")
+    there = dict.fromkeys(copied, "copied")
     assert {task_id: status for task_id, (status, _) in studio.videos().items()} == {**there, "slow": "copied"}
     (file,) = (world.directory / "data" / "luma_generations").rglob("*.parquet")
     assert pq.read_schema(file).equals(studio.spec.schema)

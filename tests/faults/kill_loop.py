@@ -206,7 +206,7 @@ class KillLoop:
         """Files that are neither a partition's nor a mark."""
         for key in self._data_keys():
             is_partition = key.endswith("/part-0.parquet") and not key.startswith("_")
-            if not is_partition and not key.startswith(("_open/", "_unfinished/")):
+            if not is_partition and not key.startswith(("_open/", "_unfinished/", "_verdicts/", "_verified/")):
                 yield f"stray file {key}"
 
     def _uploads(self) -> Iterator[str]:

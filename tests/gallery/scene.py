@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -133,14 +132,7 @@ class Scene:
 
     def publish(self) -> None:
         """Let everybody read the bucket, as a website's."""
-        statement = {
-            "Effect": "Allow",
-            "Principal": "*",
-            "Action": ["s3:GetObject"],
-            "Resource": [f"arn:aws:s3:::{self.bucket}/*"],
-        }
-        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
-        self.client.put_bucket_policy(Bucket=self.bucket, Policy=policy)
+        self.store.let_everybody_read(self.bucket)
 
     def url(self, below_prefix: str) -> str:
         return f"{self.store.endpoint_url}/{self.bucket}/{self.key(below_prefix)}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,6 @@ import pytest
 
 from luma_pipeline.dataset import Dataset
 from luma_pipeline.gallery import GallerySettings
-from luma_pipeline.orchestration.automation import build_job
 from luma_pipeline.orchestration.gallery import GALLERY, build_gallery
 from luma_pipeline.orchestration.instance import Instance
 from tests.world import World, failure, materialized, metadata
@@ -18,13 +18,8 @@ from tests.world import World, failure, materialized, metadata
 DAY, NEXT_DAY = "2024-12-24", "2024-12-25"
 
 
-def definitions(world: World, settings: GallerySettings | None = None, **component: Any) -> dg.Definitions:
-    """The component with the gallery beside it, as where it is enabled."""
-    own = world.component(**component).definitions()
-    partitions = own.resolve_asset_graph().get(dg.AssetKey("luma_videos")).partitions_def
-    assert partitions is not None
-    gallery = build_gallery(Instance(), partitions, settings or GallerySettings(enabled=True))
-    return dg.Definitions.merge(own, dg.Definitions(assets=[gallery]))
+def definitions(world: World, **settings: Any) -> dg.Definitions:
+    return world.component(gallery_enabled=True, **settings).definitions()
 
 
 def run(
@@ -68,26 +63,33 @@ def test_a_run_writes_the_pages_of_its_partitions_after_the_videos(world: World)
 
 def test_the_link_leads_to_where_the_bucket_is_published(world: World) -> None:
     world.submit(("a", f"{DAY} 10:00:00"))
-    settings = GallerySettings(enabled=True, public_url="https://films.example.com/luma/")
-    result = run(world, DAY, defs=definitions(world, settings, s3_prefix="gen"))
+    defs = definitions(world, gallery_public_url="https://films.example.com/luma/", s3_prefix="gen")
+    result = run(world, DAY, defs=defs)
     shown = metadata(world, result.run_id, GALLERY, DAY)
     assert shown["page"] == f"https://films.example.com/luma/_gallery/date%3D{DAY}/index.html"
 
 
-def test_a_gallery_that_fails_leaves_the_videos_as_they_are(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gallery_that_fails_leaves_the_videos_as_they_are(world: World) -> None:
     world.submit(("a", f"{DAY} 10:00:00"))
-    # A page's key could be a video's: the gallery refuses, the videos are copied.
-    defs = definitions(world, key_template="_gallery/{artifact}/{task_id}")
-    world.submit(("index.html", f"{DAY} 11:00:00"))
-    result = run(world, DAY, defs=defs)
-    events = materialized(world, result.run_id)
-    assert ("luma_videos", DAY) in events
-    assert result.success
-    wrong = GallerySettings(enabled=True)
-    broken = definitions(world, wrong, s3_bucket="no-such-bucket")
-    result = run(world, DAY, only=[GALLERY], defs=broken)
+    place = f"arn:aws:s3:::{world.bucket}/_gallery/*"
+    denied = {"Effect": "Deny", "Principal": "*", "Action": ["s3:PutObject"], "Resource": [place]}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [denied]})
+    world.store.client().put_bucket_policy(Bucket=world.bucket, Policy=policy)
+    result = run(world, DAY)
     assert not result.success
     assert "the videos are not concerned" in failure(result)
+    assert "s3:PutObject" in failure(result)
+    events = materialized(world, result.run_id)
+    assert ("luma_videos", DAY) in events
+    assert (GALLERY, DAY) not in events
+    world.store.client().delete_bucket_policy(Bucket=world.bucket)
+    assert run(world, DAY, only=[GALLERY]).success
+
+
+def test_a_missing_bucket_is_named(world: World) -> None:
+    world.submit(("a", f"{DAY} 10:00:00"))
+    assert run(world, DAY).success
+    result = run(world, DAY, only=[GALLERY], defs=definitions(world, s3_bucket="no-such-bucket"))
     assert "LUMA_S3_BUCKET" in failure(result)
 
 
@@ -134,13 +136,10 @@ def test_a_dry_run_writes_no_page(world: World) -> None:
     assert world.object_keys() == set()
 
 
-def test_the_job_has_the_gallery_where_it_is_enabled(world: World) -> None:
-    own = definitions(world)
-    for gallery in (True, False):
-        job = build_job(Instance("x"), gallery=gallery)
-        found = dg.Definitions.merge(own, dg.Definitions(jobs=[job])).resolve_job_def("x_luma_job")
-        keys = {key.to_user_string() for key in found.asset_layer.executable_asset_keys}
-        assert (GALLERY in keys) == gallery
+@pytest.mark.parametrize("enabled", [True, False])
+def test_the_job_has_the_gallery_where_it_is_enabled(world: World, enabled: bool) -> None:
+    job = world.component(gallery_enabled=enabled).definitions().resolve_job_def("luma_job")
+    assert (dg.AssetKey(GALLERY) in job.asset_layer.executable_asset_keys) == enabled
 
 
 def test_the_gallery_of_a_named_instance_has_its_names() -> None:

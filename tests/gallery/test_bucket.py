@@ -90,7 +90,7 @@ def test_an_entry_that_cannot_be_read_is_left_out_until_it_is_written_again(scen
     assert "24 December" in scene.index()
 
 
-@pytest.mark.parametrize("index", [b"", b"<html>", b'<script type="application/json" id="data">[1]</script>'])
+@pytest.mark.parametrize("index", [b"", b"<html>", b'<script type="application/json" id="data">[1]</script>', b"{}"])
 def test_an_index_that_is_none_is_made_again_of_the_entries(scene: Scene, index: bytes) -> None:
     scene.put(DAY, [{"task_id": "a"}], [])
     scene.write(DAY)
@@ -185,7 +185,7 @@ def test_the_index_keeps_a_small_state_that_a_script_can_read(scene: Scene) -> N
     scene.put(DAY, [{"task_id": "a"}], scene.upload("a"))
     scene.write(DAY)
     state = scene.index().partition('id="data">')[2].partition("</script>")[0]
-    assert json.loads(state)[f"{DAY}.json"]["counts"]["ready"] == 1
+    assert json.loads(state)["entries"][f"{DAY}.json"]["counts"]["ready"] == 1
     assert "<script>alert" not in scene.index()
 
 

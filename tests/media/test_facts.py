@@ -104,6 +104,9 @@ SHAPES: dict[str, bytes] = {
     "a second video track": ftyp() + video_moov(last=trak(entry=b"hvc1", size=(96, 54))) + MDAT,
     "no enabled track": ftyp() + video_moov(is_enabled=False) + MDAT,
     "a damaged box at the end of the index": ftyp() + video_moov(last=struct.pack(">I4s", 2**31, b"udta")) + MDAT,
+    "a large box inside the index": ftyp()
+    + video_moov(first=struct.pack(">I4sQ", 1, b"free", 116) + bytes(100))
+    + MDAT,
     "an edit that shows all": ftyp() + video_moov(edits=((0, 0),)) + MDAT,
     "a delay before it": ftyp() + video_moov(edits=((5000, -1), (6000, 0))) + MDAT,
     "an encrypted track": ftyp() + video_moov(entry=b"encv", sinf=b"avc1") + MDAT,
@@ -127,6 +130,12 @@ def test_facts_do_not_depend_on_where_a_real_index_stands() -> None:
     assert facts_of(moved_to_the_end(body)) == facts_of(body) != NO_FACTS
 
 
+def test_a_duration_that_is_unknown_is_null_where_the_samples_do_not_tell() -> None:
+    found = facts_of(ftyp() + video_moov(samples=0, ticks=2**32 - 1) + MDAT)
+
+    assert found == MediaFacts(1360, 752, None, "h264")
+
+
 @pytest.mark.parametrize(
     ("matrix", "expected"),
     [
@@ -146,7 +155,8 @@ def test_a_track_that_is_shown_turned_has_the_size_that_is_shown(
 
 
 @pytest.mark.parametrize(
-    ("edits", "expected"), [(((1000, 0),), 1.0), (((500, 0), (250, 10)), 0.75), (((250, -1), (500, 3)), 0.5)]
+    ("edits", "expected"),
+    [(((1000, 0),), 1.0), (((500, 0), (0, 9)), 121 / 24), (((500, 0), (250, 10)), 0.75), (((250, -1), (500, 3)), 0.5)],
 )
 def test_a_duration_is_what_the_edits_show(edits: tuple[tuple[int, int], ...], expected: float) -> None:
     found = facts_of(ftyp() + video_moov(edits=edits) + MDAT)
@@ -198,7 +208,7 @@ FRAGMENTED: dict[str, tuple[bytes, float | None, float | None]] = {
     "without any": (fragmented(), None, None),
     "cut short": (fragmented(moof(trun(24)), moof(trun(9, 512))), None, None),
     "cut short, and the whole told": (fragmented(moof(trun(9, 512)), whole=2500), 2.5, None),
-    "of no told length, and the whole told": (fragmented(moof(trun(12, 0)), whole=500), 0.5, None),
+    "of no told length, and the whole told": (fragmented(moof(trun(2, 0, 0)), whole=500), 0.5, 4.0),
     "too large": (fragmented(moof(trun(24)), box(b"moof", bytes(5 << 20))), None, None),
     "with something of no size": (fragmented(moof(trun(24))) + struct.pack(">I4s", 3, b"moof") + bytes(20), None, None),
     "before the index": (moof(trun(24)) + fragmented(moof(trun(24))), None, None),

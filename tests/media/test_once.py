@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from luma_pipeline.media import Artifact, CopyRequest, CopyResult, CopyStatus, ErrorCode, KnownObject
@@ -24,6 +25,9 @@ from tests.media.faulty_store import Fault, FaultyStore, StoreRequest
 
 SMALL = samples.mp4(300_000)
 LARGE = samples.mp4(2 * PART + 123_456)
+ETAG = hashlib.md5(b"12345", usedforsecurity=False).hexdigest()
+OTHERS = [(f"other-{number}", Artifact.VIDEO) for number in range(20)]
+"""So many that a listing is worth its cost."""
 BODIES = pytest.mark.parametrize("body", [SMALL, LARGE], ids=["small", "large"])
 
 
@@ -51,7 +55,7 @@ def test_what_is_in_the_bucket_is_not_fetched_again(
         before = copier.copy(CopyRequest(task_id, Artifact.VIDEO, link))
     with area.copier() as copier:
         if in_bulk:
-            assert copier.load_known([(task_id, Artifact.VIDEO), ("other", Artifact.VIDEO)]) == 1
+            copier.look_for([(task_id, Artifact.VIDEO), *OTHERS])
         request = CopyRequest(task_id, Artifact.VIDEO, link, known(before) if is_known else None)
         after = copier.copy(request)
 
@@ -138,8 +142,7 @@ def test_overwriting_copies_anew_what_is_known(area: Area, cdn: FaultyCdn) -> No
     assert area.objects() == {"task/video.mp4": newer}
 
 
-def test_thousands_of_known_objects_cost_a_few_listings(area: Area, cdn: FaultyCdn) -> None:
-    link = cdn.add(Answer(SMALL))
+def test_thousands_of_known_objects_cost_a_few_listings(area: Area) -> None:
     tasks = [f"{n:05}-task" for n in range(1100)]
     rows = {task_id: KnownObject(f"{area.prefix}/{task_id}/video.mp4", 5, "ab" * 32) for task_id in tasks}
     put_all(area, [row.key for row in rows.values()])
@@ -147,26 +150,58 @@ def test_thousands_of_known_objects_cost_a_few_listings(area: Area, cdn: FaultyC
         FaultyStore(area.store.port, lambda request, nth: None) as proxy,
         area.copier(s3_client=area.store.client(endpoint=proxy.endpoint), max_workers=1) as copier,
     ):
-        assert copier.load_known([(task_id, Artifact.VIDEO) for task_id in tasks]) == len(tasks)
-        results = [copier.copy(CopyRequest(task_id, Artifact.VIDEO, link, rows[task_id])) for task_id in tasks]
-        requests = len(proxy.seen)
+        seen = copier.seen([(row.key, row.size_bytes, ETAG) for row in rows.values()])
+        again = copier.seen([(row.key, row.size_bytes, ETAG) for row in rows.values()])
+        listed = listings(proxy)
 
-    assert Counter(result.status for result in results) == {CopyStatus.ALREADY_PRESENT: len(tasks)}
-    assert requests <= 12
-    assert cdn.asked == []
+    assert seen.all()
+    assert again.all()
+    assert listed == 2
+
+
+def test_what_the_listing_does_not_have_just_so_is_not_seen(area: Area) -> None:
+    keys = [f"{area.prefix}/{n:05}/video.mp4" for n in range(300)]
+    put_all(area, keys[:200])
+    found: list[tuple[str, int, str | None]] = [(key, 5, ETAG) for key in keys]
+    found[0] = (keys[0], 6, ETAG)
+    found[1] = (keys[1], 5, "another")
+    found[2] = (keys[2], 5, None)
+    with area.copier() as copier:
+        assert np.flatnonzero(copier.seen(found)).tolist() == list(range(3, 200))
+
+
+def test_a_few_objects_do_not_walk_a_large_bucket(area: Area) -> None:
+    keys = [f"{area.prefix}/{n:05}/video.mp4" for n in range(1500)]
+    put_all(area, keys)
+    with (
+        FaultyStore(area.store.port, lambda request, nth: None) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint)) as copier,
+    ):
+        assert not copier.seen([(key, 5, ETAG) for key in keys[:10]]).any()
+        assert listings(proxy) <= 1
+        # What further partitions want adds up: by then the listing is worth its cost.
+        for start in range(10, 50, 10):
+            seen = copier.seen([(key, 5, ETAG) for key in keys[start : start + 10]])
+        assert seen.all()
 
 
 def test_strewn_objects_are_found_whatever_lies_between(area: Area, cdn: FaultyCdn) -> None:
-    wanted = [
-        ("00100", Artifact.VIDEO),
-        ("00100", Artifact.VIDEO_RAW),
-        ("missing", Artifact.VIDEO),
-        ("00390", Artifact.VIDEO),
-    ]
+    wanted = ["00100", "missing", "00390"]
     scattered = [f"{area.prefix}/{n:05}/video.mp4" for n in range(0, 400, 10)]
-    put_all(area, [*scattered, f"{area.prefix}/00100/video.mp4.bak"])
-    with area.copier() as copier:
-        assert copier.load_known(wanted) == 2
+    put_all(area, [*scattered, f"{area.prefix}/missing/video.mp4.bak"])
+    link = cdn.add(Answer(SMALL))
+    with (
+        FaultyStore(area.store.port, lambda request, nth: None) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint)) as copier,
+    ):
+        copier.look_for([*((task_id, Artifact.VIDEO) for task_id in wanted), *OTHERS])
+        listed = listings(proxy)
+        copied = copier.copy(CopyRequest("missing", Artifact.VIDEO, link))
+        assert listings(proxy) == listed == 1
+        # Foreign objects under the keys: they are looked at before anything is fetched.
+        results = [copier.copy(CopyRequest(task_id, Artifact.VIDEO, link)) for task_id in ("00100", "00390")]
+    assert copied.status is CopyStatus.COPIED
+    assert {result.error_code for result in results} == {ErrorCode.KEY_TAKEN.value}
 
 
 def test_the_same_artifact_twice_in_a_run_is_copied_once(area: Area, cdn: FaultyCdn) -> None:
@@ -374,7 +409,7 @@ def test_a_page_without_keys_is_not_taken_for_a_bucket_without_objects(area: Are
         FaultyStore(area.store.port, rule) as proxy,
         area.copier(s3_client=area.store.client(endpoint=proxy.endpoint)) as copier,
     ):
-        copier.load_known([("task", Artifact.VIDEO)])
+        copier.look_for([("task", Artifact.VIDEO), *OTHERS])
         assert copier.copy(request).status is CopyStatus.ALREADY_PRESENT
     assert len(cdn.requests_for(link)) == 1
 
@@ -423,7 +458,7 @@ def test_an_object_is_found_in_whatever_order_the_store_lists(any_area: Area, cd
     for first in ("a-a", "a.b", "a"):
         with any_area.copier() as copier:
             if in_bulk:
-                copier.load_known((name, Artifact.VIDEO) for name in before if name >= first)
+                copier.look_for([*((name, Artifact.VIDEO) for name in before if name >= first), *OTHERS])
             for name in sorted(before, key=lambda name: name != first):
                 result = copier.copy(CopyRequest(name, Artifact.VIDEO, link, before[name]))
                 assert result.status is CopyStatus.ALREADY_PRESENT, name

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luma_pipeline.media import Artifact, LinkSource, expires_at, preferred_link, redact_link
+from luma_pipeline.media.bucket_listing import BucketListing
 from luma_pipeline.media.keys import KeyTemplate, safe_segment
 from luma_pipeline.media.object_index import ObjectIndex
 from luma_pipeline.media.sniff import SNIFF_BYTES, BoxWalk, MediaType, sniff
@@ -247,7 +248,7 @@ def test_what_is_said_to_be_in_the_bucket_is_what_is_there(
     keys = {name: template.key(name, Artifact.VIDEO, "mp4") for name in {*stored, *looked_for, *in_bulk}}
     client = ListedKeys({keys[name] for name in stored}, order)
     bucket = Bucket(cast("S3Client", client), "bucket", ObjectSettings(), threading.Event())
-    presence = ObjectIndex(bucket, template)
+    presence = ObjectIndex(bucket, template, BucketListing(bucket, template))
     presence.load((name, Artifact.VIDEO) for name in in_bulk)
     client.listings = 0
     for name in looked_for:

@@ -33,7 +33,7 @@ def test_copy_look_again_overwrite_and_sweep_on_every_store(any_area: Area, cdn:
 
     known = KnownObject(copied.key or "", len(body), copied.sha256 or "", copied.etag)
     with any_area.copier() as copier:
-        assert copier.load_known([("task", Artifact.VIDEO), ("task", Artifact.THUMBNAIL)]) == 1
+        copier.look_for((task_id, Artifact.VIDEO) for task_id in ("task", *map(str, range(20))))
         for request in (CopyRequest("task", Artifact.VIDEO, link, known), CopyRequest("task", Artifact.VIDEO, link)):
             again = copier.copy(request)
             assert (again.status, again.sha256) == (CopyStatus.ALREADY_PRESENT, copied.sha256)

@@ -8,7 +8,14 @@ from typing import Any
 
 import pytest
 
-from luma_pipeline.orchestration.decisions import BusyTime, Decision, State, decide_regular, decide_revisits
+from luma_pipeline.orchestration.decisions import (
+    BusyTime,
+    Decision,
+    RevisitPolicy,
+    State,
+    decide_regular,
+    decide_revisits,
+)
 from luma_pipeline.orchestration.partitions import Frequency, partitions_definition
 
 UTC = UTC
@@ -117,3 +124,14 @@ def test_what_a_run_under_way_works_on_is_held_with_all_between_its_ends() -> No
 def _holds(busy: BusyTime, key: str) -> bool:
     window = DAILY.time_window_for_partition_key(key)
     return busy.holds(window.start, window.end)
+
+
+def test_a_tick_asks_for_twenty_runs_and_the_next_for_the_rest() -> None:
+    keys = [f"{LONG_AGO + number * timedelta(days=1):%Y-%m-%d}" for number in range(60)]
+    known = state(*keys, open_marks=marks(*keys), partitions_per_run=2, policy=RevisitPolicy(give_up_after=1e9))
+    first = decide_revisits(known, NOON)
+    second = decide_revisits(replace(known, requested=first.requested), NOON)
+    third = decide_revisits(replace(known, requested=second.requested), NOON)
+    assert [len(decision.runs) for decision in (first, second, third)] == [20, 10, 0]
+    assert spans(first)[0] == (keys[0], keys[1])
+    assert set(second.requested) == set(keys)

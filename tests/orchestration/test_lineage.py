@@ -112,6 +112,13 @@ def test_an_asset_of_the_users_own_may_be_the_source_also_of_two_instances(tmp_p
     assert {node.key for node in graph.asset_nodes if not node.is_materializable} == set()
 
 
+def test_two_instances_share_a_table_that_no_asset_in_the_deployment_makes(tmp_path: Path) -> None:
+    key = dg.AssetKey(["app", "generations"])
+    graph = beside(*(Site(it, tmp_path / it.name, source_asset=key) for it in (EU, US))).resolve_asset_graph()
+    assert graph.get(key).child_keys == {dg.AssetKey(["eu", "luma_tasks"]), dg.AssetKey(["us", "luma_tasks"])}
+    assert not graph.get(key).is_materializable
+
+
 # -- where the data lie -----------------------------------------------------------------------------------------------
 
 
@@ -140,6 +147,11 @@ def test_each_dataset_says_what_it_is_and_where_it_lies() -> None:
         "luma_videos": ({"s3", "parquet"}, "s3"),
     }
     assert specs(data_url="/srv/data")["luma_tasks"].kinds == {"file", "parquet"}
+
+
+def test_a_root_that_holds_keys_of_an_account_is_not_shown() -> None:
+    for spec in specs(data_url="s3://key:secret@lake/luma", bucket="videos").values():
+        assert "secret" not in repr(spec)
 
 
 def test_what_is_not_known_before_a_run_is_not_shown() -> None:

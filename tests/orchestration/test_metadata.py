@@ -41,7 +41,7 @@ def test_a_good_partition_shows_few_numbers_and_those_that_matter_first(world: W
         *("seconds", "latency_p50_seconds", "latency_p95_seconds", "size_bytes", "path"),
     ]
     assert list(videos) == [
-        *("dagster/partition_row_count", "copied", "already_present", "bytes_in_bucket", "seconds"),
+        *("dagster/partition_row_count", "copied", "already_present", "bytes_in_bucket", "preview", "seconds"),
         *("bytes_downloaded", "megabytes_per_second", "copy_p50_seconds", "copy_p95_seconds", "size_bytes", "path"),
     ]
 

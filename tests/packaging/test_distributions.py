@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import re
+import shutil
 import sys
 import tarfile
 import tomllib
@@ -49,9 +50,20 @@ def test_the_wheel_holds_every_file_of_the_package_and_no_other(distributions: D
 
 def test_the_source_distribution_holds_what_the_wheel_is_built_of_and_no_tests(distributions: Distributions) -> None:
     names = in_source(distributions)
-    assert {"LICENSE", "README.md", "pyproject.toml"} <= names
+    assert {"LICENSE", "README.md", "pyproject.toml", "setup.cfg"} <= names
     assert {name for name in in_wheel(distributions) if ".dist-info/" not in name} <= names
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/", "deploy/"))]
+
+
+def test_the_image_gets_the_same_package(distributions: Distributions, tmp_path: Path) -> None:
+    names = (ROOT / ".dockerignore").read_text().splitlines()
+    for name in (line[1:] for line in names if line.startswith("!")):
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    run([*pip, "--wheel-dir", "out", "."], tmp_path)
+    [wheel] = (tmp_path / "out").glob("*.whl")
+    assert in_wheel(Distributions(wheel, distributions.source)) == in_wheel(distributions)
 
 
 def test_check_wheel_contents_has_no_findings(distributions: Distributions) -> None:

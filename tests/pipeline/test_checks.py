@@ -20,7 +20,7 @@ from luma_pipeline.orchestration.resources.bucket import VideoBucket
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import Answer, Generation, Oddity
-from tests.world import World, evaluations
+from tests.world import World, evaluations, failure
 
 DAY = "2024-12-24"
 CHECKS = {"one_row_per_task", "failed_share", "not_found_share", "error_share", "schema_drift", "videos_in_bucket"}
@@ -234,11 +234,24 @@ def test_what_is_wrong_on_an_old_day_stays_wrong_after_runs_of_another_day(
     # Mended at its source, and run again.
     for number, task in enumerate(tasks):
         if task is not GOOD:
-            world.provider.add(Generation(f"old-{number}", urls=world.cdn.publish(f"old-{number}-mended")))
+            world.provider.add(Generation(f"old-{number}").published(world.cdn))
     assert not checked(world, world.run(DAY))[check].passed
     found = checked(world, world.run(OTHER_DAY, config={"refresh": True, "retry_failed": True}))
     assert all(evaluation.passed for evaluation in found.values())
     assert all(evaluation.passed for evaluation in checked(world, world.run(DAY)).values())
+
+
+def test_a_video_that_is_not_what_its_answer_says_is_told_with_what_both_say(world: World) -> None:
+    world.submit(("small", f"{OTHER_DAY}T01:00:00Z"), width=99_999)
+    world.submit(("good", f"{OTHER_DAY}T02:00:00Z"), ("new", f"{DAY}T01:00:00Z"))
+    world.run(OTHER_DAY)
+    check = checked(world, world.run(DAY))["videos_match_answers"]
+    assert (check.passed, check.severity, named(check)) == (False, dg.AssetCheckSeverity.WARN, [OTHER_DAY])
+    table = check.metadata["examples"]
+    assert isinstance(table, dg.TableMetadataValue)
+    [record] = table.records
+    assert (record.data["partition"], record.data["task_id"]) == (OTHER_DAY, "small")
+    assert str(record.data["answer"]).startswith("99999x")
 
 
 def test_a_small_partition_is_judged_with_the_other_small_ones_and_a_large_one_by_itself(world: World) -> None:
@@ -418,6 +431,15 @@ def test_a_store_that_does_not_answer_the_check_is_told_by_it(world: World, monk
     assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
     assert "127.0.0.1:9" in str(check.metadata["not_looked_up"].value)
     assert "The store could not be asked" in (check.description or "")
+
+
+def test_a_dataset_that_cannot_be_read_is_told_with_the_setting(world: World) -> None:
+    (world.directory / "data").write_text("a file, not a folder")
+    result = execute(world)
+    assert not result.success
+    said = failure(result)
+    assert "the checks could not be evaluated" in said
+    assert "LUMA_DATA_URL" in said
 
 
 def test_a_run_that_stops_leaves_the_alarms_on(world: World) -> None:

@@ -107,7 +107,7 @@ def test_a_listing_of_many_is_broken_off(area: Area, cdn: FaultyCdn, monkeypatch
 
         def load() -> None:
             try:
-                copier.load_known([(f"t{n}", Artifact.VIDEO) for n in range(500)])
+                copier.look_for([(f"t{n}", Artifact.VIDEO) for n in range(500)])
             except BucketError as error:
                 errors.append(error)
 

@@ -182,7 +182,7 @@ def test_objects_are_found_without_start_after(moto: Store, cdn: FaultyCdn, faul
         area.copier(s3_client=area.store.client(endpoint=proxy.endpoint), max_workers=1) as copier,
     ):
         copier.check_bucket()
-        copier.load_known((request.task_id, request.artifact) for request in requests)
+        copier.look_for((request.task_id, request.artifact) for request in requests)
         results = [copier.copy(request) for request in requests]
         asked = sum("start-after" in request.query for request in proxy.seen)
 

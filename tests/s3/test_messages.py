@@ -126,7 +126,7 @@ def test_keys_for_one_prefix_are_enough(area: Area, cdn: FaultyCdn) -> None:
     with FaultyStore(area.store.port, rule) as proxy:
         client = area.store.client(endpoint=proxy.endpoint)
         with area.copier(s3_client=client) as copier:
-            assert copier.load_known([("t1", results[1].artifact)]) == 1
+            copier.look_for((f"t{number}", results[1].artifact) for number in range(20))
             assert copier.sweep_orphans(0) == 0
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 from datetime import datetime
+from typing import Any
 
 import pytest
 
 from luma_pipeline.s3 import ObjectExistsError, ObjectStore, abort_uploads, begin_upload
+from luma_pipeline.s3.listing import read_contents
 from tests.media.conftest import BUCKET
 from tests.media.stores import Store
 
@@ -81,3 +83,46 @@ def test_a_multipart_upload_is_completed_or_swept(store: ObjectStore, folder: st
         assert abort_uploads(store, folder, lambda key: key.endswith("left"), 3600) == 0
     abort_uploads(store, folder, lambda key: key.endswith("left"), 0)
     abort_uploads(store, folder, lambda key: True, 0)
+
+
+STRANGE_NAMES = ["plain", "a b", "50%", "%2F", "späte", "a&b<c>", 'quoted"', "plus+"]
+
+
+def test_a_listing_is_read_as_botocore_reads_it(store: ObjectStore, folder: str) -> None:
+    for name in STRANGE_NAMES:
+        store.put(folder + name, name.encode())
+    read: list[str] = []
+
+    def watched(**arguments: Any) -> None:
+        read_contents(**arguments)
+        read.extend(listed["Key"] for listed in arguments["customized_response_dict"].get("Contents", []))
+
+    theirs = store.list_page(folder)
+    store.client.meta.events.register("before-parse.s3.ListObjectsV2", watched)
+    ours = store.list_page(folder)
+    store.client.meta.events.unregister("before-parse.s3.ListObjectsV2", watched)
+    assert len(read) == len(STRANGE_NAMES)
+    assert {listed.key for listed in ours.objects} == {folder + name for name in STRANGE_NAMES}
+    assert ours == theirs
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"<html><body>busy</body></html>", b"<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>"],
+)
+def test_what_is_no_listing_of_s3_is_left_to_botocore(body: bytes) -> None:
+    response, found = {"status_code": 200, "body": body}, dict[str, Any]()
+    read_contents(response, found)
+    assert (response["body"], found) == (body, {})
+
+
+def test_many_objects_are_deleted_together_and_on_any_store(store: ObjectStore, folder: str) -> None:
+    keys = [f"{folder}{name}" for name in STRANGE_NAMES]
+    for key in keys[1:]:
+        store.put(key, b"x")
+    store.delete_all(keys)
+    assert list(store.list_all(folder)) == []
+    store.capabilities.deletes_of_many = False
+    store.put(keys[0], b"x")
+    store.delete_all(keys)
+    assert list(store.list_all(folder)) == []

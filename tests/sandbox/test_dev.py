@@ -61,7 +61,7 @@ def test_dev_says_what_to_click_when_every_day_is_there_and_ctrl_c_leaves_nothin
         process.send_signal(signal.SIGINT)
         rest, told = process.communicate(timeout=60)
     assert (process.returncode, rest) == (0, "")
-    assert told == "Starting the sandbox and Dagster...\n"
+    assert told == "Starting the sandbox and Dagster...\nStopping...\n"
     assert processes_with(str(directory)) == []
 
 

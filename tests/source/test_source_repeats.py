@@ -26,12 +26,16 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Database:
 
 
 def days(database: Database, first: int, last: int, **settings: Any) -> list[SourceTasks]:
-    """The tasks of the days from `first` to `last`, counted from START."""
-    source = SourceTable(**{"url": database.url, "table": "generations", **settings})
-    try:
-        return [source.read(START + day * DAY, END + day * DAY) for day in range(first, last + 1)]
-    finally:
-        source.close()
+    """The tasks of the days from `first` to `last`, counted from START: the same each by itself, and in one run."""
+    windows = [(START + day * DAY, END + day * DAY) for day in range(first, last + 1)]
+    found = []
+    for run in (None, (windows[0][0], windows[-1][1]), (START - 50 * DAY, END + 50 * DAY)):
+        with SourceTable(**{"url": database.url, "table": "generations", **settings}) as source:
+            if run is not None:
+                source.expect(*run)
+            found.append([source.read(*window) for window in windows])
+    assert found[0] == found[1] == found[2]
+    return found[0]
 
 
 def rows(*stored: tuple[Any, int]) -> list[dict[str, Any]]:
@@ -183,3 +187,38 @@ def test_tasks_with_a_row_every_minute_are_of_their_first_day(postgres_url: str)
     )
     last = database.read(START + 30 * DAY, END + 30 * DAY)
     assert (len(last.table), last.source_rows, last.repeated_ids, last.ids_of_earlier_partitions) == (0, 1440, 1437, 3)
+
+
+def test_the_windows_of_a_run_look_for_repeated_ids_once(database: Database) -> None:
+    database.create(generations(sa.DateTime), rows(*((f"t{day}", day) for day in range(20)), ("t1", 7), ("t3", -9)))
+    with SourceTable(url=database.url, table="generations") as source:
+        source.check()
+        source.expect(START, END + 19 * DAY)
+        with statements() as seen:
+            found = [source.read(START + day * DAY, END + day * DAY) for day in range(20)]
+    assert [part.table["task_id"].to_pylist() for part in found] == [
+        [] if day == 3 else [f"t{day}"] for day in range(20)
+    ]
+    assert sum("task_id" in statement for statement in seen) == 20 + 2
+
+
+def test_the_hours_of_a_run_read_their_day_once(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path / 'source.db'}")
+    hour = timedelta(hours=1)
+    stored = [
+        {"task_id": f"t{number % 40}", "submitted_at": f"{START + number * hour:%Y-%m-%d %H:%M}"}
+        for number in range(-30, 54)
+    ]
+    database.create(generations(sa.Text), [*stored, {"task_id": " ", "submitted_at": f"{START:%Y-%m-%d %H:%M}"}])
+    windows = [(START + number * hour, START + (number + 1) * hour) for number in range(48)]
+    found = []
+    for run in (None, (START, START + 48 * hour)):
+        with SourceTable(url=database.url, table="generations") as source, statements() as seen:
+            if run is not None:
+                source.expect(*run)
+            found.append([source.read(*window) for window in windows])
+    assert found[0] == found[1]
+    assert [part.source_rows for part in found[0]] == [2] + [1] * 47
+    assert [part.blank_ids for part in found[0]] == [1] + [0] * 47
+    # Two days, and a look for repeated IDs in two statements.
+    assert sum("task_id" in statement and "SELECT" in statement for statement in seen) == 4

@@ -58,6 +58,18 @@
     };
   };
 
+  // Laying out thousands of cards takes seconds: those that are near are in the page.
+  const STEP = 120;
+  let laid = 0;
+  const lay = (upTo) => {
+    const next = shown.slice(laid, upTo);
+    grid.append(...next.map((task) => task.card));
+    laid += next.length;
+    byId('more').hidden = laid >= shown.length;
+  };
+  new IntersectionObserver((entries) => { if (entries.some((entry) => entry.isIntersecting)) lay(laid + STEP); }, { rootMargin: '200% 0px' }).observe(byId('more'));
+  addEventListener('beforeprint', () => lay(shown.length));
+
   let due = 0;
   const apply = () => {
     clearTimeout(due);
@@ -66,12 +78,14 @@
     shown = tasks
       .filter((task) => (chosen.status < 0 || task.status === chosen.status) && words.every((word) => task.text.includes(word)))
       .sort(compare(sort.value));
-    grid.replaceChildren(...shown.map((task) => task.card));
+    grid.replaceChildren();
+    laid = 0;
+    lay(STEP);
     for (const button of chips.children) button.setAttribute('aria-pressed', String(Number(button.dataset.status) === chosen.status));
     const all = shown.length === tasks.length;
     count.textContent = all ? `${tasks.length.toLocaleString('en')} shown` : `${shown.length.toLocaleString('en')} of ${tasks.length.toLocaleString('en')} shown`;
     nothing.hidden = shown.length > 0;
-    rove(shown.find((task) => task.shot.tabIndex === 0) ?? shown[0]);
+    rove(shown.includes(current) ? current : shown[0]);
     if (grid.contains(held)) held.focus({ preventScroll: true });
   };
   const reset = () => { query.value = ''; chosen.status = -1; apply(); query.focus(); };
@@ -83,9 +97,12 @@
   // -- keyboard ------------------------------------------------------------------------------------------------------
 
   // One card is in the order of Tab; the arrows go on from there.
+  for (const task of tasks) task.shot.tabIndex = -1;
+  let current = tasks[0];
   const rove = (to) => {
-    for (const task of tasks) task.shot.tabIndex = -1;
-    if (to) to.shot.tabIndex = 0;
+    current.shot.tabIndex = -1;
+    current = to ?? current;
+    current.shot.tabIndex = 0;
   };
   const columns = () => Math.max(1, getComputedStyle(grid).gridTemplateColumns.split(' ').length);
   const steps = { ArrowRight: () => 1, ArrowLeft: () => -1, ArrowDown: columns, ArrowUp: () => -columns(), Home: () => -Infinity, End: () => Infinity };
@@ -96,6 +113,7 @@
     if (event.key in steps) {
       event.preventDefault();
       const to = shown[Math.min(shown.length - 1, Math.max(0, at + steps[event.key]()))];
+      lay(shown.indexOf(to) + STEP);
       rove(to);
       to.shot.focus();
     } else if (event.key === 'Enter' || event.key === ' ') {
@@ -163,7 +181,7 @@
   viewer.addEventListener('close', () => {
     stage.replaceChildren();
     const task = shown[viewed];
-    if (task) { rove(task); task.shot.focus(); }
+    if (task) { lay(viewed + STEP); rove(task); task.shot.focus(); }
   });
 
   // -- first frames --------------------------------------------------------------------------------------------------
@@ -188,7 +206,7 @@
       }
     }
   }, { rootMargin: '100% 0px' });
-  for (const clip of grid.querySelectorAll('video')) frames.observe(clip);
+  for (const { shot } of tasks) { const clip = shot.querySelector('video'); if (clip) frames.observe(clip); }
   grid.addEventListener('error', (event) => {
     if (event.target.matches('video[src], img')) event.target.replaceWith(gone());
   }, true);
@@ -222,4 +240,5 @@
   });
 
   apply();
+  grid.classList.remove('raw');
 })();
