@@ -66,7 +66,7 @@ class FinalResponse(http.client.HTTPResponse):
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
         self._socket = sock
-        self._read_record: Callable[[int, memoryview], int] | None = None
+        self._read_into: Callable[[memoryview], int] | None = None
         self._failure: Exception | None = None
 
     def begin(self) -> None:
@@ -137,12 +137,12 @@ class FinalResponse(http.client.HTTPResponse):
             data = self.read1(len(free))
             free[: len(data)] = data
             return len(data)
-        if self._read_record is not None:
-            return self._read_record(len(free), free)
+        if self._read_into is not None:
+            return self._read_into(free)
         count = self.fp.readinto1(free)
         if 0 < count < len(free) and isinstance(self._socket, TLSSocket):
-            # Nothing is left in the buffer of `fp`. It would take three calls more for each record of at most 16 KiB.
-            self._read_record = self._socket.read_record
+            # Nothing is left in the buffer of `fp`, which adds calls to each read.
+            self._read_into = self._socket.read_into
         return count
 
 

@@ -10,7 +10,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from typing import Any
+from typing import Any, cast
 
 __all__ = ["TLSSocket"]
 
@@ -53,15 +53,24 @@ class TLSSocket(socket.socket):
                 self._flush()
                 return
 
-    def read_record(self, size: int, buffer: memoryview) -> int:
-        """Put the next record's bytes, up to `size`, at the start of `buffer`; waits for them. 0 at the end."""
-        while True:
+    def read_into(self, view: memoryview) -> int:
+        """Put what has come at the start of `view`; waits for at least one byte. 0 at the end."""
+        filled, most = 0, len(view)
+        while filled < most:
             try:
-                return self._tls.read(size, buffer)  # type: ignore[return-value]
+                with view[filled:] as free:
+                    count = cast("int", self._tls.read(most - filled, free))
             except ssl.SSLWantReadError:
+                if filled:
+                    break
                 self._receive()
             except ssl.SSLEOFError:
-                return 0
+                break
+            else:
+                filled += count
+                if not count:
+                    break
+        return filled
 
     @property
     def has_unread(self) -> bool:
@@ -70,8 +79,8 @@ class TLSSocket(socket.socket):
 
     def recv_into(self, buffer: Any, nbytes: int = 0, flags: int = 0) -> int:  # noqa: ARG002
         """As a socket's."""
-        with memoryview(buffer) as view:
-            return self.read_record(nbytes or len(view), view)
+        with memoryview(buffer) as view, view[: nbytes or None] as wanted:
+            return self.read_into(wanted)
 
     def sendall(self, data: Any, flags: int = 0) -> None:  # noqa: ARG002
         """As a socket's."""
