@@ -162,6 +162,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         partitions = self._partitions()
         specs = self._specs()
         instance = self._instance().with_keys({**specs, **self._gallery_spec()})
+        raise_for(self._source_among(specs), self.origin)
         policies = self._policies()
         settings = PipelineSettings(
             policies,
@@ -249,6 +250,15 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         """The source table, unless an asset of the user's own is."""
         spec = source_spec(self._instance(), self._locations(), group=self.group)
         return {} if spec is None else {"source": spec}
+
+    def _source_among(self, specs: Mapping[str, dg.AssetSpec]) -> Iterator[Fault]:
+        """The component's own asset in the place of its source."""
+        asset = self._locations().source_asset
+        if asset is not None and asset in {spec.key for spec in (*specs.values(), *self._gallery_spec().values())}:
+            yield Fault(
+                ("source", "asset"),
+                f"must be an asset that makes the source table, not {asset.to_user_string()} of this component",
+            )
 
     def _gallery_spec(self) -> dict[str, dg.AssetSpec]:
         """What decides the key of the gallery, where there is one."""
