@@ -209,6 +209,8 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         paths: dict[str, Path] = dict.fromkeys((*self._specs(), *self._gallery_spec()), ("key_prefix",))
         for name, spec in {**self._source_spec(), **self._specs(), **self._gallery_spec()}.items():
             path = paths.get(name, ("source", "asset"))
+            if name in paths and self.translation is not None and spec.key != self._instance().asset_key(name):
+                path = ("translation",)
             yield Claim(path, "asset key", spec.key.to_user_string(), tuple(spec.key.path))
         yield folder_claim(("data_url",), "data root", self.data_url)
         yield prefix_claim(("videos", "prefix"), "place of the videos", self.videos.bucket, self.videos.prefix)
