@@ -80,7 +80,8 @@ def check_specs(instance: Instance = UNNAMED) -> list[dg.AssetCheckSpec]:
             ANSWERS_MATCH_TASKS,
             asset=generations,
             description="No answer is of another task than the one asked for. Such answers are not final, and nothing "
-            "is copied for them. For gateways with IDs of their own set LUMA_VERIFY_TASK_ID to false.",
+            "is copied for them. For gateways with IDs of their own set provider.verify_task_id (LUMA_VERIFY_TASK_ID) "
+            "to false.",
         ),
         dg.AssetCheckSpec(
             VIDEOS_IN_BUCKET,
