@@ -17,7 +17,7 @@ sandbox: $(READY)
 	$(BIN)/luma-pipeline sandbox
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=20
 
 lint: $(READY)
 	$(BIN)/ruff check .
