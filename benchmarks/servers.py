@@ -7,10 +7,10 @@ import shutil
 import socket
 import subprocess
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+
+import trustme
 
 from luma_pipeline.sandbox.s3 import ObjectStore
 
@@ -27,16 +27,16 @@ http {{
   client_body_temp_path {work}/body; proxy_temp_path {work}/proxy; fastcgi_temp_path {work}/fastcgi;
   uwsgi_temp_path {work}/uwsgi; scgi_temp_path {work}/scgi;
   types {{ video/mp4 mp4; }}
-  server {{ listen 127.0.0.1:{port}; root {root}; }}
+  server {{ listen 127.0.0.1:{port}{tls}; root {root}; }}
 }}
 """
 
 
 @contextlib.contextmanager
-def file_server(root: Path, work: Path, *, bytes_per_second: int = 0) -> Iterator[str]:
+def file_server(root: Path, work: Path, *, bytes_per_second: int = 0, certificate: Path | None = None) -> Iterator[str]:
     """nginx with one worker over the files of `root`, its own files in `work`; yields its URL.
 
-    `bytes_per_second` limits each connection; zero does not.
+    `bytes_per_second` limits each connection; zero does not. `certificate` is a PEM file with its key: https.
 
     Raises SystemExit where nginx is not installed, RuntimeError when it does not come up.
     """
@@ -52,11 +52,12 @@ def file_server(root: Path, work: Path, *, bytes_per_second: int = 0) -> Iterato
         directory.chmod(0o755)
     config = work / "nginx.conf"
     limit = f"limit_rate {bytes_per_second};" if bytes_per_second else ""
-    config.write_text(_NGINX_CONFIG.format(work=work, root=root, port=port, limit=limit))
+    tls = f" ssl; ssl_certificate {certificate}; ssl_certificate_key {certificate}" if certificate else ""
+    config.write_text(_NGINX_CONFIG.format(work=work, root=root, port=port, limit=limit, tls=tls))
     process = subprocess.Popen([nginx, "-c", str(config)], stderr=subprocess.DEVNULL)
     try:
         _wait_until_up(process, port)
-        yield f"http://127.0.0.1:{port}"
+        yield f"{'https' if certificate else 'http'}://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait()
@@ -66,14 +67,21 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while time.monotonic() < deadline and process.poll() is None:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=2).close()
-        except urllib.error.HTTPError:
-            return
+            socket.create_connection(("127.0.0.1", port), timeout=2).close()
         except OSError:
             time.sleep(0.05)
         else:
             return
     raise RuntimeError("nginx did not come up")
+
+
+def make_certificate(work: Path) -> tuple[Path, dict[str, str]]:
+    """A certificate for 127.0.0.1 with its key, and the environment in which clients trust it."""
+    authority, certificate = trustme.CA(), work / "certificate.pem"
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    trusted = str(work / "authority.pem")
+    authority.cert_pem.write_to_path(trusted)
+    return certificate, dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), trusted)
 
 
 @contextlib.contextmanager

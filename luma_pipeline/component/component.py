@@ -33,6 +33,7 @@ from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.videos import artifacts_from
 from luma_pipeline.gallery import GallerySettings
 from luma_pipeline.luma import SPECS
+from luma_pipeline.luma.config import AUTO
 from luma_pipeline.media import LinkSource
 from luma_pipeline.orchestration.assets import Event, LumaRun, PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
@@ -314,7 +315,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
                 f"must not be shorter than {name(('videos', 'copy_max_seconds'))}: uploads that another run has under "
                 "way would be aborted",
             )
-        if self.provider.batch_size is not None and SPECS[dialect].batch is None:
+        if self.provider.batch_size not in (None, AUTO) and SPECS[dialect].batch is None:
             yield Fault(
                 ("provider", "batch_size"),
                 f"must not be set with the {name(('provider', 'dialect'))} {dialect}: it has no request for many tasks",
@@ -364,7 +365,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
                 max_concurrency=provider.max_concurrency,
                 requests_per_second=provider.requests_per_second,
                 burst=provider.burst,
-                batch_size=provider.batch_size,
+                batch_size=0 if provider.batch_size == AUTO else provider.batch_size,
                 verify_task_id=provider.verify_task_id,
             ),
             instance.bucket_key: VideoBucket(

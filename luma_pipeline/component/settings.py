@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from zoneinfo import available_timezones
 
 import dagster as dg
-from pydantic import AfterValidator, Field, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
+from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWrapHandler, WithJsonSchema, WrapValidator
 from pydantic.fields import FieldInfo
 
 from luma_pipeline.component.groups import SettingsGroup, extra, settings_of
@@ -20,6 +20,7 @@ from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.windows import Frequency
 from luma_pipeline.gallery import settings as gallery
 from luma_pipeline.luma import SPECS, ProviderConfig
+from luma_pipeline.luma.config import AUTO
 from luma_pipeline.media import Artifact, BucketNameError, LinkSource, TransferConfig
 from luma_pipeline.orchestration.assets import PipelineSettings
 from luma_pipeline.orchestration.checks import Thresholds
@@ -167,6 +168,16 @@ def _enum(*choices: str) -> tuple[AfterValidator, WithJsonSchema]:
     return AfterValidator(lambda name: _one_of(name, choices)), WithJsonSchema(schema)
 
 
+def _is_batch_size(value: object, handler: ValidatorFunctionWrapHandler) -> Any:
+    try:
+        size = handler(value)
+    except ValidationError:
+        size = 0
+    if size != AUTO and size < 1:
+        raise ValueError(f"must be a whole number of at least 1, or auto, not {value!r}")
+    return size
+
+
 Text = Annotated[str, WrapValidator(_kept_for_the_run), _TEXT_OR_VARIABLE]
 FilledText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_filled), _TEXT_OR_VARIABLE]
 DateText = Annotated[str, AfterValidator(_is_date)]
@@ -189,6 +200,11 @@ ArtifactName = Annotated[str, *_enum(*(artifact.value for artifact in Artifact))
 LinkName = Annotated[str, *_enum(*(source.value for source in LinkSource))]
 DialectName = Annotated[str, *_enum(*SPECS)]
 Count = Annotated[int, Field(ge=1)]
+BatchSize = Annotated[
+    int | Literal["auto"],
+    WrapValidator(_is_batch_size),
+    WithJsonSchema({"type": ["integer", "string"], "minimum": 1, "pattern": "^auto$"}),
+]
 CountOrAll = Annotated[int, Field(ge=-1)]
 PartSize = Annotated[int, Field(ge=SMALLEST_PART_BYTES)]
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -248,8 +264,10 @@ class ProviderSettings(SettingsGroup):
     max_concurrency: Count = _setting(
         "LUMA_MAX_CONCURRENCY", ProviderConfig.max_concurrency, "Most requests under way at one moment."
     )
-    batch_size: Count | None = _setting(
-        "LUMA_BATCH_SIZE", ProviderConfig.batch_size, "Ask for this many tasks in one request."
+    batch_size: BatchSize | None = _setting(
+        "LUMA_BATCH_SIZE",
+        ProviderConfig.batch_size,
+        "Ask for this many tasks in one request; `auto` finds out whether the gateway can.",
     )
     verify_task_id: bool = _setting(
         "LUMA_VERIFY_TASK_ID",
@@ -537,4 +555,6 @@ def kind_in_words(annotation: Any) -> str:
         kinds = [kind_in_words(arg) for arg in get_args(annotation) if arg is not type(None)]
         words = " or ".join(dict.fromkeys(kinds))
         return f"{words}, optional" if type(None) in get_args(annotation) else words
+    if origin is Literal:
+        return " or ".join(f"`{word}`" for word in get_args(annotation))
     return _WORDS[origin or annotation]

@@ -62,7 +62,8 @@ class Checkpoints:
         self._saved += 1
         self._is_empty = False
         sink = pa.BufferOutputStream()
-        pq.write_table(table, sink, compression="zstd")
+        # Read once and whole: dictionaries and statistics would take longer than they save.
+        pq.write_table(table, sink, compression="zstd", use_dictionary=False, write_statistics=False)
         self._storage.write(path, sink.getvalue().to_pybytes())
         return path
 
@@ -87,7 +88,7 @@ class Checkpoints:
         except FileNotFoundError as error:
             raise StaleVersionError(f"the checkpoint {path} has been removed by another run") from error
         with readable(path), source:
-            table = pq.read_table(source, columns=None if columns is None else list(columns))
+            table = pq.ParquetFile(source).read(columns, use_threads=False)
         return table if schema is None else conformed(table, fields_of(schema, columns), path)
 
     def remove(self, paths: Iterable[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -276,6 +277,7 @@ def _write(
             groups += 1
             if digest_columns:
                 _update(digest, table.select(list(digest_columns)))
+            del table  # not held while the next is made
         if not groups:
             # pyarrow 18 and 19 cannot read a file that has no row group at all.
             writer.write_table(schema.empty_table())
@@ -295,7 +297,20 @@ def _with_statistics(schema: pa.Schema) -> list[str]:
 
 
 def _update(digest: Any, table: pa.Table) -> None:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema.remove_metadata()) as stream:
-        stream.write_table(table.combine_chunks().replace_schema_metadata(None))
-    digest.update(sink.getvalue())
+    table = table.replace_schema_metadata(None)
+    with pa.PythonFile(_Digesting(digest), "w") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+
+
+class _Digesting(io.RawIOBase):
+    """A file that keeps nothing of what is written but its digest."""
+
+    def __init__(self, digest: Any) -> None:
+        self._digest = digest
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._digest.update(data)
+        return len(data)

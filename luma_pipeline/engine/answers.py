@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -30,6 +30,8 @@ FLATTENED_ROWS = 500
 """Answers that become one table. Small enough to stay in the processor's cache while it is flattened."""
 SPILLED_ROWS = 1_000
 """Answers of one checkpoint, once the answers of the run are too many for memory."""
+_SAVED_BATCHES = 4
+"""Tables of one checkpoint at most."""
 _STALLED_SECONDS = 10.0
 """How long the end of a broken run waits for a saving that is under way."""
 
@@ -131,11 +133,11 @@ class Answers:
         thread.join()
         self._raise_failure()
 
-    def add(self, index: int, result: TaskResult) -> None:
-        """Take in the answer for the task at `index`. Raises DatasetError if earlier answers could not be saved."""
+    def add(self, index: Sequence[int], results: Sequence[TaskResult]) -> None:
+        """Take in answers, each for the task at its `index`. Raises DatasetError if earlier ones could not be saved."""
         self._raise_failure()
         with self._lock:
-            self._new.append((index, result))
+            self._new.extend(zip(index, results, strict=True))
             if self._oldest_unsaved is None:
                 self._oldest_unsaved = time.monotonic()
             if len(self._new) < FLATTENED_ROWS:
@@ -155,10 +157,12 @@ class Answers:
         return [batch.candidates for batch in self._batches]
 
     def _flatten(self) -> None:
-        """Make a table of what has come. To be called with the lock."""
-        if not self._new:
-            return
+        """Make tables of what has come. To be called with the lock."""
         new, self._new = self._new, []
+        for start in range(0, len(new), FLATTENED_ROWS):
+            self._flatten_together(new[start : start + FLATTENED_ROWS])
+
+    def _flatten_together(self, new: Sequence[tuple[int, TaskResult]]) -> None:
         results = [result for _, result in new]
         flattened = flatten(results, fields=self._spec.fields)
         self._report.count_answers(results, flattened.drift)
@@ -181,7 +185,7 @@ class Answers:
         self._bytes_in_memory = 0
 
     def _save(self, wait_seconds: float = -1) -> None:
-        """Save what is in memory alone as one checkpoint."""
+        """Save what is in memory alone as checkpoints, each small enough to be loaded beside a row group."""
         if not self._saves.acquire(timeout=wait_seconds):
             raise DatasetError(f"an earlier checkpoint was not written within {wait_seconds:.0f} seconds")
         try:
@@ -189,17 +193,19 @@ class Answers:
                 self._flatten()
                 unsaved = [batch for batch in self._batches if batch.path is None]
                 self._oldest_unsaved = None
-            if not unsaved:
-                return
-            table = pa.concat_tables([batch.table for batch in unsaved if batch.table is not None])
-            path = self._checkpoints.save(table, self._refresh_since)
-            self.paths.append(path)
-            with self._lock:
-                saved = _Batch(_merged([batch.candidates for batch in unsaved], table), table, path)
-                self._batches = [batch for batch in self._batches if batch not in unsaved]
-                self._batches.append(self._on_disk(saved, path) if self._is_on_disk else saved)
+            for start in range(0, len(unsaved), _SAVED_BATCHES):
+                self._save_together(unsaved[start : start + _SAVED_BATCHES])
         finally:
             self._saves.release()
+
+    def _save_together(self, unsaved: list[_Batch]) -> None:
+        table = pa.concat_tables([batch.table for batch in unsaved if batch.table is not None])
+        path = self._checkpoints.save(table, self._refresh_since)
+        self.paths.append(path)
+        with self._lock:
+            saved = _Batch(_merged([batch.candidates for batch in unsaved], table), table, path)
+            self._batches = [batch for batch in self._batches if batch not in unsaved]
+            self._batches.append(self._on_disk(saved, path) if self._is_on_disk else saved)
 
     def _on_disk(self, batch: _Batch, path: str) -> _Batch:
         load = partial(self._checkpoints.load, path, schema=self._spec.schema)

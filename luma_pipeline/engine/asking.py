@@ -8,10 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from itertools import chain
 from types import TracebackType
 
 import numpy as np
+import pyarrow as pa
 
 from luma_pipeline.dataset import (
     Checkpoints,
@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
+_READ_IDS = 500
 
 
 @dataclass(frozen=True)
@@ -209,26 +210,33 @@ def ask(tasks: Tasks, to_ask: Positions, client: LumaClient, answers: Answers, o
         stack.enter_context(answers.saving())
         hand_over = stack.enter_context(HandOver(on_answer)) if on_answer is not None else None
         under_way: dict[str, int] = {}
-        left = iter(to_ask.tolist())
+        left = _with_ids(tasks, to_ask)
         is_done = False
 
         def task_ids() -> Iterator[str]:
             """The IDs of the tasks that are left, up to where `on_answer` has enough to do."""
             nonlocal is_done
             while hand_over is None or not hand_over.is_full():
-                index = next(left, None)
-                if index is None:
+                task = next(left, None)
+                if task is None:
                     is_done = True
                     return
-                task_id: str = tasks.ids[index].as_py()
+                index, task_id = task
                 under_way[task_id] = index
                 yield task_id
 
         while not is_done:
-            for result in chain.from_iterable(client.fetch_batches(task_ids())):
-                index = under_way.pop(result.task_id)
-                answers.add(index, result)
+            for results in client.fetch_batches(task_ids()):
+                index = [under_way.pop(result.task_id) for result in results]
+                answers.add(index, results)
                 if hand_over is not None:
-                    hand_over.put(result, tasks.submitted_at[index].as_py())
+                    hand_over.put(zip(results, tasks.submitted_at.take(pa.array(index)).to_pylist(), strict=True))
             if hand_over is not None:
                 hand_over.wait_for_room()
+
+
+def _with_ids(tasks: Tasks, to_ask: Positions) -> Iterator[tuple[int, str]]:
+    """The indices with their tasks' IDs, read some hundreds at a time."""
+    for start in range(0, len(to_ask), _READ_IDS):
+        some = to_ask[start : start + _READ_IDS]
+        yield from zip(some.tolist(), tasks.ids.take(pa.array(some)).to_pylist(), strict=True)

@@ -16,6 +16,9 @@ from luma_pipeline.engine.candidates import Candidates, Tasks
 
 __all__ = ["BestRows"]
 
+_PIECE_ROWS = 1_000
+"""Rows that are put in order together: a copy of a whole row group would be 50 MB more."""
+
 
 class BestRows:
     """The best row of each task: one in a final state before any other, then the newest.
@@ -58,18 +61,36 @@ class BestRows:
         return np.append(np.concatenate([*is_shard, []]), False).astype(bool)[self._chosen()]
 
     def tables(self) -> Iterator[pa.Table]:
-        """The best rows whole, in the order of the tasks, a row group at a time. Each task must have one."""
+        """The best rows whole, in the order of the tasks, a row group at a time. Each task must have one.
+
+        A row group is put together from pieces. What is loaded is kept until the last piece that needs it.
+        """
         ends = np.cumsum([len(some.index) for some in self._candidates])
         best = self._chosen()
         for start in range(0, len(best), ROW_GROUP_ROWS):
             rows = best[start : start + ROW_GROUP_ROWS]
             part = np.searchsorted(ends, rows, side="right")
-            before = np.append(0, ends)[part]
-            table = take_rows(lambda number: self._candidates[number].load(), part, rows - before)
+            table = pa.concat_tables(self._pieces(part, rows - np.append(0, ends)[part]))
             # The source may have corrected the time since the row was written.
             column = table.schema.get_field_index("submitted_at")
             times = self._tasks.submitted_at[start : start + ROW_GROUP_ROWS]
             yield table.set_column(column, table.schema.field(column), times)
+            del table  # not held while the next is made
+
+    def _pieces(self, part: npt.NDArray[np.integer], rows: Positions) -> Iterator[pa.Table]:
+        """Row `rows[i]` of candidates number `part[i]`, for each i in order, a piece at a time."""
+        last_use = dict(zip(part.tolist(), range(len(part)), strict=True))
+        loaded: dict[int, pa.Table] = {}
+
+        def load(number: int) -> pa.Table:
+            if number not in loaded:
+                loaded[number] = self._candidates[number].load()
+            return loaded[number]
+
+        for start in range(0, len(rows), _PIECE_ROWS):
+            end = start + _PIECE_ROWS
+            yield take_rows(load, part[start:end], rows[start:end])
+            loaded = {number: table for number, table in loaded.items() if last_use[number] >= end}
 
     def _chosen(self) -> Positions:
         """For each task the number of its best row among all candidates, -1 where it has none."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,8 +24,7 @@ STATE_COLUMNS = ("task_id", "outcome", "state", "submitted_at", "polled_at")
 
 NO_ROW, FAILED, ANSWERED, FINAL = -1, 0, 1, 2
 """The ranks of rows. FAILED: neither the provider's answer nor its word that it does not know the task."""
-_ANSWERS = pa.array([Outcome.RESOLVED.value, Outcome.NOT_FOUND.value])
-_FINAL_STATES = pa.array(sorted(FINAL_STATES))
+_ANSWERS = (Outcome.RESOLVED.value, Outcome.NOT_FOUND.value)
 _LOOKUP_ROWS = 100_000
 """Rows whose tasks are looked up together: each look-up hashes all IDs of the partition."""
 
@@ -78,7 +78,7 @@ class Candidates:
         """The candidates of a table with STATE_COLUMNS. A failed request of this run's own is news of its task."""
         rank = np.full(len(states), ANSWERED, dtype=np.int8)
         if not is_own:
-            rank[~_numpy(pc.is_in(states["outcome"], value_set=_ANSWERS))] = FAILED
+            rank[~_numpy(pc.is_in(states["outcome"], value_set=_text_set(*_ANSWERS)))] = FAILED
         rank[_numpy(_has_final_state(states))] = FINAL
         polled_at = _numpy(states["polled_at"].cast(pa.int64()))
         final = _numpy(is_final(states, give_up))
@@ -109,7 +109,13 @@ def is_final(table: pa.Table, give_up: GiveUpPolicy) -> pa.ChunkedArray:
 
 
 def _has_final_state(table: pa.Table) -> pa.ChunkedArray:
-    return pc.fill_null(pc.is_in(table["state"], value_set=_FINAL_STATES), False)
+    return pc.fill_null(pc.is_in(table["state"], value_set=_text_set(*sorted(FINAL_STATES))), False)
+
+
+@cache
+def _text_set(*texts: str) -> pa.Array:
+    """An array of texts. Not made at import, because Arrow imports pandas for it."""
+    return pa.array(texts)
 
 
 def _numpy(column: pa.ChunkedArray | pa.Array) -> npt.NDArray[Any]:

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from luma_pipeline.dataset import Dataset, DatasetError, GenerationsVerdict, PartitionFile, Verdict, VideosVerdict
-from luma_pipeline.engine.earlier_videos import IN_BUCKET, is_of_bucket
+from luma_pipeline.engine.earlier_videos import is_in_bucket, is_of_bucket
 from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS, key_of_mark, mark_of
 from luma_pipeline.engine.report import TASK_ID_MISMATCH
 from luma_pipeline.engine.resources import OpenResources
@@ -317,7 +317,7 @@ def listed_objects(file: PartitionFile, picked: Sequence[int] | None, bucket: st
     """Keys and sizes of the objects of a manifest that should be in the bucket: those picked, or all."""
     seen = 0
     for table in file.batches(_COLUMNS):
-        there = table.filter(pc.is_in(table["status"], value_set=IN_BUCKET))
+        there = table.filter(is_in_bucket(table["status"]))
         if picked is not None:
             within = [number - seen for number in picked if 0 <= number - seen < len(there)]
             seen += len(there)

@@ -22,13 +22,13 @@ from luma_pipeline.luma import GATEWAY, ProviderSpec
 from luma_pipeline.media import Artifact, CopyStatus, ErrorCode, KnownObject, LinkSource, MediaFacts
 
 __all__ = [
-    "IN_BUCKET",
     "Action",
     "ChooseLook",
     "CopyDecision",
     "EarlierVideos",
     "Flags",
     "ManifestPolicy",
+    "is_in_bucket",
     "is_of_bucket",
 ]
 
@@ -36,8 +36,6 @@ Flags = npt.NDArray[np.bool_]
 ChooseLook = Callable[[Positions, Positions], Look]
 """Given the numbers of the rows whose objects are known, and when these were copied, in microseconds since 1970."""
 
-IN_BUCKET = pa.array([CopyStatus.COPIED.value, CopyStatus.ALREADY_PRESENT.value])
-"""The statuses of rows whose object is in the bucket."""
 _FINAL_ERRORS = frozenset(
     {
         # The answer is final and has none, and so has the provider when it is asked once more.
@@ -117,7 +115,7 @@ class EarlierVideos:
         copied_at = [np.empty(0, dtype=np.int64)]
         for table in self._reader.batches(_STATE_COLUMNS, VIDEOS_SCHEMA):
             self.identities.extend(table)
-            is_there = pc.is_in(table["status"], value_set=IN_BUCKET)
+            is_there = is_in_bucket(table["status"])
             is_final = pc.and_(pc.is_in(table["error_code"], value_set=final), pc.is_null(table["key"]))
             is_other = pc.invert(pc.is_in(table["artifact"], value_set=artifacts))
             columns = (is_there, is_of_bucket(table, policy.bucket), is_final, is_other)
@@ -213,6 +211,11 @@ class EarlierVideos:
         others = [artifact for artifact in Artifact if artifact not in self._policy.artifacts]
         earlier = _by_artifact(self.identities, task_ids, others)
         return int((_at(~self._is_there, earlier) & ~is_old[:, np.newaxis]).sum())
+
+
+def is_in_bucket(statuses: pa.ChunkedArray) -> pa.ChunkedArray:
+    """For each row whether its object is in the bucket, by the row's status."""
+    return pc.or_(*(pc.equal(statuses, status.value) for status in (CopyStatus.COPIED, CopyStatus.ALREADY_PRESENT)))
 
 
 def is_of_bucket(table: pa.Table, bucket: str | None) -> pa.ChunkedArray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 
 from luma_pipeline.luma import TaskResult
@@ -49,11 +49,11 @@ class HandOver:
             self._thread.join()
             self._raise_failure()
 
-    def put(self, result: TaskResult, submitted_at: datetime) -> None:
-        """Have an answer handed on. Never waits."""
+    def put(self, answers: Iterable[tuple[TaskResult, datetime]]) -> None:
+        """Have answers handed on. Never waits."""
         with self._changed:
             self._raise_failure()
-            self._waiting.append((result, submitted_at))
+            self._waiting.extend(answers)
             self._changed.notify_all()
 
     def is_full(self) -> bool:

@@ -108,6 +108,7 @@ class GenerationsReport:
                 is_in_order = table["task_id"].combine_chunks().equals(tasks.ids[seen : seen + len(table)])
             seen += len(table)
             yield table
+            del table  # not held while the next is made
         if tasks is not None and is_in_order and seen == len(tasks.ids):
             self.row_faults = RowFaults()
         else:

@@ -68,6 +68,7 @@ class Judge:
             if not is_known:
                 drifted += sum(drift.count for drift in drift_in(table, self._spec))
             yield table
+            del table  # not held while the next is made
         self.put(generations=generations_verdict(report, drifted))
 
     def on_videos(self, rows: Iterable[pa.Table], report: VideosReport) -> Iterator[pa.Table]:

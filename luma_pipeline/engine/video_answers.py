@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 
 from luma_pipeline.dataset import PartitionFile, StaleVersionError
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
-from luma_pipeline.engine.earlier_videos import IN_BUCKET
+from luma_pipeline.engine.earlier_videos import is_in_bucket
 from luma_pipeline.luma import ProviderSpec
 from luma_pipeline.luma.links import ArtifactLinks
 from luma_pipeline.media import Artifact
@@ -61,7 +61,7 @@ def differing_rows(rows: pa.Table, said: Said) -> pa.Table:
     tolerance = np.zeros_like(said, dtype=np.float64)
     tolerance[:, 2] = np.maximum(_LEAST_TOLERANCE_SECONDS, _TOLERANCE * said[:, 2])
     is_other = (np.abs(found - said) > tolerance).any(axis=1)
-    is_there = pc.is_in(rows["status"], value_set=IN_BUCKET).to_numpy()
+    is_there = is_in_bucket(rows["status"]).to_numpy()
     numbers = np.flatnonzero(is_other & is_there)
     texts = pa.array([_text(*said[number].tolist()) for number in numbers], pa.string())
     return rows.select(_COMPARED).take(pa.array(numbers)).append_column("said", texts)

@@ -28,13 +28,13 @@ from luma_pipeline.dataset import ROW_GROUP_ROWS, PartitionFile, StaleVersionErr
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA, Identities, ResultRows
 from luma_pipeline.dataset.rows import Positions
 from luma_pipeline.engine.earlier_videos import (
-    IN_BUCKET,
     Action,
     ChooseLook,
     CopyDecision,
     EarlierVideos,
     Flags,
     ManifestPolicy,
+    is_in_bucket,
     is_of_bucket,
 )
 from luma_pipeline.engine.verdict import Judge
@@ -102,11 +102,11 @@ class VideosReport:
 
     def count_rows(self, table: pa.Table, is_kept: Flags) -> None:
         """Take in rows of tasks that are completed. What was copied by an earlier run is present in this one."""
-        was_there = pc.and_(pa.array(is_kept), pc.is_in(table["status"], value_set=IN_BUCKET))
+        was_there = pc.and_(pa.array(is_kept), is_in_bucket(table["status"]))
         statuses = pc.if_else(was_there, CopyStatus.ALREADY_PRESENT.value, table["status"])
         for entry in pc.value_counts(statuses).to_pylist():
             self.statuses[entry["values"]] += entry["counts"]
-        failures = table.filter(pc.invert(pc.is_in(table["status"], value_set=IN_BUCKET))).select(_FAILURE_COLUMNS)
+        failures = table.filter(pc.invert(is_in_bucket(table["status"]))).select(_FAILURE_COLUMNS)
         for row in failures.slice(0, _FIRST_FAILURES - len(self.first_failures)).to_pylist():
             self.first_failures.append({name: value or "" for name, value in row.items()})
         first = table.select(_PREVIEW_COLUMNS).slice(0, _PREVIEW_ROWS - len(self.preview))

@@ -12,7 +12,7 @@ import http.client
 import ipaddress
 import socket
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -24,6 +24,7 @@ from urllib3.response import HTTPResponse
 from luma_pipeline.http.deadline import Watch
 from luma_pipeline.http.errors import TargetRefusedError, TargetRefusedReason
 from luma_pipeline.http.guard import Guard
+from luma_pipeline.http.tls import TLSSocket
 
 MOST_DIGITS = 18
 """Digits of a number of bytes. More are no number, and more than some thousands Python refuses to read."""
@@ -62,6 +63,12 @@ current = _Current()
 class FinalResponse(http.client.HTTPResponse):
     """The answer after all interim ones, with lengths that agree, which can be read straight into a buffer."""
 
+    def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
+        super().__init__(sock, *args, **options)
+        self._socket = sock
+        self._read_into: Callable[[memoryview], int] | None = None
+        self._failure: Exception | None = None
+
     def begin(self) -> None:
         """Read the head. Raises HTTPException for one that leaves open where the body ends."""
         super().begin()
@@ -96,20 +103,46 @@ class FinalResponse(http.client.HTTPResponse):
             raise http.client.HTTPException("a chunk of negative size")
         return data
 
-    def readinto1(self, view: memoryview) -> int:  # type: ignore[override]
-        """Put what has come at the start of `view`; waits for at least one byte. 0 at the end, promised or not."""
-        if self.isclosed():
-            return 0
+    def fill(self, view: memoryview, has_time: Callable[[], bool]) -> int:
+        """Put what comes at the start of `view`, for as long as there are room and time.
+
+        Waits for at least one byte. Gives 0 at the end, promised or not. `has_time` is asked after each arrival. What
+        it or the connection raises after bytes have come is raised by the next call: the bytes are good.
+        """
+        if self._failure is not None:
+            raise self._failure
+        filled, most = 0, len(view) if self.length is None else min(len(view), self.length)
+        try:
+            while filled < most and not self.isclosed():
+                with view[filled:most] as free:
+                    count = self._read_some(free)
+                is_over = not has_time()
+                filled += count
+                if not count:
+                    self.close()
+                if is_over:
+                    break
+        except (OSError, http.client.HTTPException) as error:
+            if not filled:
+                raise
+            self._failure = error
+        if self.length is not None and not self.chunked:
+            self.length -= filled
+            if not self.length:
+                self.close()
+        return filled
+
+    def _read_some(self, free: memoryview) -> int:
         if self.chunked:
-            data = self.read1(len(view))
-            view[: len(data)] = data
+            data = self.read1(len(free))
+            free[: len(data)] = data
             return len(data)
-        with view[: self.length] as window:
-            count = self.fp.readinto1(window)
-        if self.length is not None:
-            self.length -= count
-        if not count or self.length == 0:
-            self.close()
+        if self._read_into is not None:
+            return self._read_into(free)
+        count = self.fp.readinto1(free)
+        if 0 < count < len(free) and isinstance(self._socket, TLSSocket):
+            # Nothing is left in the buffer of `fp`, which adds calls to each read.
+            self._read_into = self._socket.read_into
         return count
 
 
@@ -166,6 +199,11 @@ class WatchedConnection(HTTPConnection):
 
 class WatchedTLSConnection(WatchedConnection, HTTPSConnection):
     """The same over TLS."""
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the connection can be used again. Bytes that nobody has asked for would be the next answer."""
+        return super().is_connected and not (isinstance(self.sock, TLSSocket) and self.sock.has_unread)
 
     def _new_conn(self) -> socket.socket:
         connected = super()._new_conn()

@@ -29,9 +29,11 @@ class Watch:
         self.is_cut = False
         self.socket: socket.socket | None = None
 
-    def allow(self, seconds: float) -> None:
-        """Bound the next wait, within the request as a whole."""
-        self.until = min(self.ends_at, time.monotonic() + seconds)
+    def allow(self, seconds: float) -> float:
+        """Bound the next wait, within the request as a whole; the time it is now."""
+        now = time.monotonic()
+        self.until = min(self.ends_at, now + seconds)
+        return now
 
     def cut(self) -> None:
         """Wake the thread that waits for the host; called again and again until the thread has seen it."""

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.message import Message
+from functools import partial
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -29,6 +30,7 @@ from luma_pipeline.http.connection import POOL_CLASSES, Exchange, FinalResponse,
 from luma_pipeline.http.deadline import Watch, Watchdog
 from luma_pipeline.http.errors import BodyTooLargeError, TransportCode, TransportError, root_cause, transport_error
 from luma_pipeline.http.guard import Guard, Target
+from luma_pipeline.http.tls import TLSSocket
 
 FAILURES = (HTTPError, http.client.HTTPException, OSError, ValueError)
 """What urllib3, http.client and the socket raise for what the network or the host did."""
@@ -171,7 +173,6 @@ class Response:
         self._raw = cast("FinalResponse", answer._original_response)
         self._watch = watch
         self._host = host
-        self._failure: BaseException | None = None
         self.status = answer.status
         self.headers: Message = self._raw.headers
 
@@ -225,34 +226,25 @@ class Response:
 
         Raises TransportError: `timeout` when no byte comes within the read time-out.
         """
-        watchdog = self._session.watchdog
-        self._watch.allow(self._session.read_timeout)
-        watchdog.add(self._watch)
-        try:
-            count = self._fill(view) if self._failure is None else 0
-        finally:
-            watchdog.remove(self._watch)
-        if count or self._failure is None:
-            return count
-        raise self._session.failure(self._failure, self._watch, self._host)
+        watch, watchdog, timeout = self._watch, self._session.watchdog, self._session.read_timeout
+        ends_at = time.monotonic() + _LONGEST_PIECE_SECONDS
 
-    def _fill(self, view: memoryview) -> int:
-        """What fails after bytes have come is kept for the next call: the bytes are good."""
-        filled, enough, started = 0, min(len(view), _PIECE_BYTES), time.monotonic()
+        def has_time() -> bool:
+            watch.raise_if_cut()  # a body up to the connection's end looks whole when it was cut
+            now = watch.allow(timeout)
+            return now < ends_at
+
+        failure: BaseException
+        watch.allow(timeout)
+        watchdog.add(watch)
         try:
-            while filled < enough:
-                with view[filled:] as free:
-                    count = self._raw.readinto1(free)
-                self._watch.raise_if_cut()  # a body up to the connection's end looks whole when it was cut
-                if not count:
-                    break
-                filled += count
-                if time.monotonic() - started > _LONGEST_PIECE_SECONDS:
-                    break
-                self._watch.allow(self._session.read_timeout)
+            with view[:_PIECE_BYTES] as piece:
+                return self._raw.fill(piece, has_time)
         except FAILURES as error:
-            self._failure = root_cause(error)
-        return filled
+            failure = root_cause(error)
+        finally:
+            watchdog.remove(watch)
+        raise self._session.failure(failure, watch, self._host)
 
     def release(self) -> None:
         """Keep the connection for the next request, unless there is, or may be, more on it than was read."""
@@ -301,6 +293,7 @@ class _Adapter(HTTPAdapter):
         with self._tls_lock:
             if self._tls is None:
                 self._tls = self._config.tls()
+                self._tls.wrap_socket = partial(TLSSocket, self._tls)  # type: ignore[method-assign, assignment]
             return self._tls
 
 

@@ -112,13 +112,16 @@ class Requester:
         self._scouting = threading.Lock()
 
     def send(self, request: Request, waiter: Waiter | None = None) -> Attempts:
-        """Send a request until it has an answer or its budget is spent.
+        """Send a request until it has an answer or its budget is spent; a probe once.
 
         Raises:
             CancelledError: The waiter is cancelled.
             LumaError: Nothing is to be asked any more.
         """
         attempts = Attempts(request, waiter, time.monotonic())
+        if request.kind is RequestKind.PROBE:
+            self._try(attempts)
+            return attempts
         is_done = self._try(attempts) if self._has_scouted.is_set() else self._scout(attempts)
         while not is_done and not self._is_spent(attempts):
             self._stop.sleep(full_jitter(attempts.count, _BACKOFF_BASE, _BACKOFF_LIMIT))
@@ -176,11 +179,11 @@ class Requester:
     def _take_error(self, attempts: Attempts, response: Response, answer: HttpAnswer, sent_at: float) -> bool:
         """Act on an answer that is no generation. Returns whether another try is of no use."""
         request, action = attempts.request, response.action
-        is_link = request.kind is RequestKind.LINK
+        is_optional = request.kind.is_optional
         if answer.status in request.absent and response.failure is not FailureClass.PROVIDER:
             action = ResponseAction.FAIL
         is_throttled = action is ResponseAction.THROTTLE
-        if is_throttled or (answer.status == 503 and action is ResponseAction.RETRY and not is_link):
+        if is_throttled or (answer.status == 503 and action is ResponseAction.RETRY and not is_optional):
             attempts.throttled += is_throttled
             self._slow_down(answer.headers)
         else:
@@ -192,7 +195,7 @@ class Requester:
             self._access.on_success(request, sent_at)
         elif action is ResponseAction.STOP_TOKEN:
             self._stop.stop(self._access.error(response))
-        elif action is ResponseAction.CONFIRM_TOKEN or (action is ResponseAction.CONFIRM_QUOTA and not is_link):
+        elif action is ResponseAction.CONFIRM_TOKEN or (action is ResponseAction.CONFIRM_QUOTA and not is_optional):
             return self._confirm(attempts, response)
         elif action is ResponseAction.FAIL_ACCESS and request.kind is RequestKind.GENERATION:
             error = self._access.on_denied(request, response)
@@ -227,7 +230,7 @@ class Requester:
         is_only_one = self._breaker.has_succeeded_since(attempts.failed_at)
         attempts.failure = failure
         attempts.outages += failure.is_outage and not is_only_one
-        if attempts.request.kind is not RequestKind.LINK:
+        if not attempts.request.kind.is_optional:
             counted = FailureClass.TASK if is_only_one else failure
             error = self._breaker.on_failure(attempts, counted, attempts.describe())
             if error is not None:

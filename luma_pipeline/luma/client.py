@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple
@@ -16,7 +16,7 @@ from luma_pipeline.luma.access import AccessGuard
 from luma_pipeline.luma.attempts import Attempts, CancelledError, Requester, RetryBudget
 from luma_pipeline.luma.batch import Batches
 from luma_pipeline.luma.circuit_breaker import CircuitBreaker, FailureClass
-from luma_pipeline.luma.config import ProviderConfig
+from luma_pipeline.luma.config import AUTO, ProviderConfig
 from luma_pipeline.luma.errors import LinkUnavailableError
 from luma_pipeline.luma.rate_limit import AdaptiveRateLimiter, RateLimitGate, TokenBucket
 from luma_pipeline.luma.request import Request, RequestKind
@@ -33,6 +33,8 @@ _SHORTEST_SECRET = 8
 """A token as short as a word is no secret, and would be found in any generation."""
 _WINDOW = 6
 """Tasks for each thread that are read ahead of the results."""
+_BATCH_WINDOW = 2
+"""Batches for each thread that are read ahead. Each is a hundred answers in memory."""
 _HANDOVER_SECONDS = 0.01
 """A consumer waits this long for more results after the first: to wake for each one costs more than to read it."""
 _CLOSE_SECONDS = 2.0
@@ -83,9 +85,13 @@ class LumaClient:
             RetryBudget(config.max_attempts, config.max_retry_seconds),
         )
         batch = config.spec.batch
-        self._batches = (
-            Batches(self._requester, config.spec, batch, host) if batch is not None and config.batch_size else None
-        )
+        self._batches: Batches | None = None
+        if batch is not None and config.batch_size is not None:
+            is_sure = config.batch_size != AUTO
+            self._batch_size = config.batch_size if config.batch_size != AUTO else batch.usual_size
+            self._batches = Batches(
+                self._requester, config.spec, batch, host, is_sure=is_sure, checks_ids=config.verify_task_id
+            )
         self._pool: WorkerPool[_Work] = WorkerPool(self._do, config.max_concurrency, "luma")
         self._jobs: set[_Job] = set()
         self._jobs_lock = threading.Lock()
@@ -125,8 +131,8 @@ class LumaClient:
         """As `fetch`, with the results in lists: all that have come since the last list."""
         batches, size = self._batches, 1
         if batches is not None and not batches.is_absent:
-            size = self._config.batch_size or 1
-        window = _WINDOW * self._config.max_concurrency * size
+            size = self._batch_size
+        window = (_WINDOW if size == 1 else _BATCH_WINDOW * size) * self._config.max_concurrency
         source = iter(task_ids)
         pending = 0
         job = self._begin()
@@ -224,9 +230,10 @@ class LumaClient:
         """Do a piece of work in a thread of the pool."""
         job, task_ids, _ = work
         try:
-            if len(task_ids) == 1 or self._batches is None or not self._ask_batch(self._batches, work):
-                for task_id in task_ids:
-                    job.deliver(self._ask(task_id, work))
+            if len(task_ids) == 1 or self._batches is None:
+                job.deliver([self._ask(task_ids[0], work)])
+            elif not self._ask_batch(self._batches, work):
+                self._pool.put(_Work(job, (task_id,)) for task_id in task_ids)
         except CancelledError:
             return
         except BaseException as error:  # noqa: BLE001 - it is raised again where the results are taken
@@ -258,10 +265,12 @@ class LumaClient:
             return False
         # The requests and waits of a batch are booked on one of its tasks.
         attempts, requests = answer.attempts, answer.attempts.requests
+        results = []
         for task_id in task_ids:
             if task_id in answer.responses:
-                job.deliver(self._result(task_id, attempts, answer.responses[task_id], requests))
+                results.append(self._result(task_id, attempts, answer.responses[task_id], requests))
                 attempts.throttled, attempts.waited_seconds, requests = 0, 0.0, 0
+        job.deliver(results)
         alone = []
         for task_id in answer.left_out:
             alone.append(_Work(job, (task_id,), requests))
@@ -340,8 +349,8 @@ class _Job:
         self.error: BaseException | None = None
         self.is_cancelled = False
 
-    def deliver(self, result: TaskResult) -> None:
-        self.results.append(result)
+    def deliver(self, results: Sequence[TaskResult]) -> None:
+        self.results.extend(results)
         if not self.ready.is_set():
             self.ready.set()
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Final, Literal
 
 from luma_pipeline.luma.dialects import GATEWAY
 from luma_pipeline.luma.errors import InvalidSettingError
 from luma_pipeline.luma.responses import shortened
 from luma_pipeline.luma.spec import ProviderSpec
 
-__all__ = ["DEFAULT_BASE_URL", "ProviderConfig"]
+__all__ = ["AUTO", "DEFAULT_BASE_URL", "ProviderConfig"]
 
 DEFAULT_BASE_URL = "https://api.gpt.ge"
 """The host of the provider's page."""
+
+AUTO: Final = "auto"
+"""A `batch_size` that is found out."""
 
 _AT_LEAST: dict[str, float] = {
     "max_concurrency": 1,
@@ -49,6 +53,7 @@ class ProviderConfig:
             `Retry-After` that is longer ends the run.
         max_body_bytes: Largest answer that is read, after decompression.
         batch_size: Ask for this many tasks in one request, where the provider has such a request. None asks singly.
+            "auto" tries one such request, and asks singly if its answers are not as good as single ones.
         unavailable_after: Tasks that have to be failing, with none succeeding, for the provider to count as down. Also
             tasks that have to be refused, with none ever answered, for the token to count as refused.
         unavailable_seconds: Time that failing has to last. It is ten times as long for errors that may be the tasks'
@@ -75,7 +80,7 @@ class ProviderConfig:
     max_attempts: int = 5
     max_retry_seconds: float = 180.0
     max_body_bytes: int = 8 * 1024 * 1024
-    batch_size: int | None = None
+    batch_size: int | Literal["auto"] | None = None
     unavailable_after: int = 10
     unavailable_seconds: float = 60.0
     verify_task_id: bool = True
@@ -85,7 +90,7 @@ class ProviderConfig:
         for name, least in _AT_LEAST.items():
             value = getattr(self, name)
             # Said this way round, so that a NaN is refused too.
-            if value is not None and not value >= least:
+            if value not in (None, AUTO) and not value >= least:
                 raise InvalidSettingError(f"{name} (LUMA_{name.upper()}) must be at least {least}, not {value}")
         for name in _ABOVE_ZERO:
             if not getattr(self, name) > 0:
@@ -96,7 +101,7 @@ class ProviderConfig:
                 f"requests_per_second (LUMA_REQUESTS_PER_SECOND) must be above 0, not {rate}; leave it out to have the "
                 "limit found"
             )
-        if self.batch_size and self.spec.batch is None:
+        if self.batch_size not in (None, AUTO) and self.spec.batch is None:
             raise InvalidSettingError(
                 f"batch_size (LUMA_BATCH_SIZE) does not work with the dialect {self.spec.name} (LUMA_DIALECT): it has "
                 "no request for many tasks"

@@ -12,7 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 from itertools import repeat
 from operator import itemgetter
@@ -268,16 +268,18 @@ def _fast_time(values: _Values) -> pa.Array:
     if missing:
         values = [None if value == _NO_TIME else value for value in values]
     times = _fast_text(values).cast(TIMESTAMP)
-    if pc.any(pc.or_(pc.less(times, _FIRST_REAL_TIME), pc.greater(times, _LAST_TIME))).as_py():
+    bounds = pc.min_max(times)
+    if (bounds["min"].value or 0) < _FIRST_REAL_TIME or (bounds["max"].value or 0) > _LAST_TIME:
         raise OverflowError
     return times
 
 
 _NO_TIME = "0001-01-01T00:00:00Z"
 """The provider writes "no time" as the zero of Go's clock."""
-_LAST_TIME = pa.scalar(datetime.max.replace(tzinfo=UTC), TIMESTAMP)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_TIME = (datetime.max.replace(tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 """Arrow reads later times too, from text with an offset. Python cannot say them."""
-_FIRST_REAL_TIME = pa.scalar(datetime(2, 1, 1, tzinfo=UTC), TIMESTAMP)
+_FIRST_REAL_TIME = (datetime(2, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
 def _fast_boolean(values: _Values) -> pa.Array:
@@ -375,9 +377,6 @@ def _text_array(values: Sequence[str | None], type_: pa.DataType | None = None) 
         return pa.array(values, type_)
     except UnicodeEncodeError:
         return pa.array([None if value is None else printable(value) for value in values], type_)
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def _time_array(times: Sequence[datetime]) -> pa.Array:

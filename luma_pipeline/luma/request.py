@@ -13,8 +13,15 @@ class RequestKind(StrEnum):
 
     GENERATION = "generation"
     BATCH = "batch"
+    PROBE = "probe"
+    """The first batch, where it is not known whether the provider has them. It is tried once."""
     LINK = "link"
-    """A feature that the account may not have. Its failures say nothing about the provider."""
+    """A feature that the account may not have."""
+
+    @property
+    def is_optional(self) -> bool:
+        """Whether failures say nothing about the provider."""
+        return self in (RequestKind.LINK, RequestKind.PROBE)
 
 
 class Request(NamedTuple):

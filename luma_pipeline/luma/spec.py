@@ -28,7 +28,8 @@ __all__ = ["BatchRequest", "LinkRequest", "ProviderSpec"]
 class BatchRequest:
     """A request for many tasks: `POST path` with the IDs, answered with an entry for each.
 
-    `absent_statuses` are those of a gateway that has no such request.
+    `absent_statuses` are those of a gateway that has no such request. `usual_size` is the number of tasks where it is
+    found out.
     """
 
     path: str
@@ -36,6 +37,7 @@ class BatchRequest:
     entries_key: str = "data"
     entry_id_key: str = "task_id"
     absent_statuses: frozenset[int] = frozenset({404, 405, 501})
+    usual_size: int = 100
 
     def body(self, task_ids: Sequence[str]) -> bytes:
         """The request's body."""

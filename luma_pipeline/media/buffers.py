@@ -6,6 +6,8 @@ import contextlib
 import threading
 from collections import deque
 
+_FILLING_BYTES = 1 << 16
+
 
 class BufferPool:
     """Hands out buffers of `size` bytes: `own` to fetch artifacts into, and up to `spare` more.
@@ -19,6 +21,7 @@ class BufferPool:
         self._own = threading.Semaphore(own)
         self._spare = threading.Semaphore(spare)
         self._idle: deque[bytearray] = deque()
+        self._filling = bytes(_FILLING_BYTES)
 
     def take(self) -> bytearray:
         """An own buffer; waits until one is free."""
@@ -64,9 +67,10 @@ class BufferPool:
             return bytearray(self.size)
 
     def _whole(self, buffer: bytearray) -> bytearray:
-        if len(buffer) < self.size:
-            try:
-                buffer.extend(bytes(self.size - len(buffer)))
-            except BufferError:  # as in `body`
-                return bytearray(self.size)
+        # Piece by piece: memory taken for the filling as a whole costs more than the copying.
+        try:
+            while missing := self.size - len(buffer):
+                buffer += self._filling if missing > _FILLING_BYTES else bytes(missing)
+        except BufferError:  # as in `body`
+            return bytearray(self.size)
         return buffer

@@ -1,10 +1,9 @@
 """The IO manager: datasets as tables for the assets downstream."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
-import pandas as pd
 import pyarrow as pa
 from pydantic import Field
 
@@ -14,6 +13,9 @@ from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.orchestration.instance import Instance
 from luma_pipeline.orchestration.partitions import folder_of
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["LumaParquetIOManager"]
 
@@ -76,6 +78,8 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
         wanted = context.dagster_type.typing_type
         if wanted is pa.Table:
             return table
+        import pandas as pd
+
         if wanted in (pd.DataFrame, Any, type(None)):
             return table.to_pandas()
         raise DatasetError(f"{name} can be read as pandas.DataFrame or pyarrow.Table, not as {wanted}")
@@ -86,6 +90,8 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
             return
         name = context.asset_key.to_user_string()
         path = self._path(context.asset_key)
+        import pandas as pd
+
         if not isinstance(obj, (pa.Table, pd.DataFrame)):
             hint = " (a Series becomes one by `.reset_index()`)" if isinstance(obj, pd.Series) else ""
             raise OutputError(f"{name} returned {type(obj).__name__}: return a pandas.DataFrame or pyarrow.Table{hint}")
@@ -122,11 +128,13 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
         return f". It was looked for below {self.dataset.url}; its own IO manager is {own}" if own else ""
 
 
-def _table(frame: pd.DataFrame, name: str, warn: Callable[[str], None]) -> pa.Table:
+def _table(frame: "pd.DataFrame", name: str, warn: Callable[[str], None]) -> pa.Table:
     """The rows of a DataFrame. The levels of an index that has names become the first columns.
 
     Without a name an index is taken for row numbers and left out; `warn` is told if it looks like more.
     """
+    import pandas as pd
+
     index = frame.index
     rows = frame.reset_index(drop=True)
     rows.columns = pd.Index([str(column) for column in frame.columns], dtype=object)

@@ -1,4 +1,4 @@
-"""Where a person's browser finds an object of a bucket."""
+"""Where a person's browser finds an object or a folder of a bucket."""
 
 from __future__ import annotations
 
@@ -24,6 +24,8 @@ class ObjectLinks:
     'https://s3.console.aws.amazon.com/s3/object/films?prefix=a/b%20c.mp4'
     >>> ObjectLinks("films", "http://localhost:9000").of("a/b c.mp4")
     'http://localhost:9000/films/a/b%20c.mp4'
+    >>> ObjectLinks("films").of_folder("/a")
+    'https://s3.console.aws.amazon.com/s3/buckets/films?prefix=a/'
     """
 
     bucket: str
@@ -37,8 +39,16 @@ class ObjectLinks:
 
     def of(self, key: str) -> str | None:
         """The link to an object; None where there is no address that would work."""
+        return self._to(key, "object")
+
+    def of_folder(self, prefix: str) -> str | None:
+        """The link to all that is below a prefix; None where there is no address that would work."""
+        return self._to("".join(f"{part}/" for part in prefix.split("/") if part), "buckets")
+
+    def _to(self, key: str, page: str) -> str | None:
+        bucket, key = quote(self.bucket, safe=""), quote(key)
         if self.endpoint is not None:
-            return f"{self.endpoint}/{quote(self.bucket, safe='')}/{quote(key)}"
+            return f"{self.endpoint}/{bucket}/{key}"
         if (self.region or "").startswith(_NO_CONSOLE):
             return None
-        return f"https://s3.console.aws.amazon.com/s3/object/{quote(self.bucket, safe='')}?prefix={quote(key)}"
+        return f"https://s3.console.aws.amazon.com/s3/{page}/{bucket}?prefix={key}"

@@ -6,13 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import quote
 
 import dagster as dg
 
 from luma_pipeline.engine.partition import VIDEOS
 from luma_pipeline.orchestration.instance import Instance
-from luma_pipeline.s3.client import endpoint_and_region
+from luma_pipeline.orchestration.links import ObjectLinks
 from luma_pipeline.source.url import address_of
 
 __all__ = ["NOWHERE", "Locations", "source_spec"]
@@ -39,8 +38,6 @@ _OWN_NAMES = frozenset(
 )
 # Dagster makes the name of an input out of a key.
 _NOT_IN_NAMES = re.compile(r"[^A-Za-z0-9_-]+")
-_NO_CONSOLE = ("cn-", "us-gov-", "us-iso")
-"""Regions that AWS's console does not know at its usual address."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +78,7 @@ class Locations:
             return found | ({"dagster/uri": folder} if folder else {})
         if self.bucket:
             found["dagster/uri"] = "/".join(["s3:/", self.bucket, *_parts(self.prefix), ""])
-            link = _link(self.bucket, self.prefix)
+            link = ObjectLinks.by_settings(self.bucket).of_folder(self.prefix or "")
             if link:
                 found["objects"] = dg.MetadataValue.url(link)
         return found | ({"manifest": dg.MetadataValue.path(folder)} if folder else {})
@@ -120,14 +117,3 @@ def source_spec(instance: Instance, locations: Locations, *, group: str) -> dg.A
 
 def _parts(prefix: str | None) -> Sequence[str]:
     return [part for part in (prefix or "").split("/") if part]
-
-
-def _link(bucket: str, prefix: str | None) -> str | None:
-    """Where a person finds the objects: in AWS's console, or at the store's own address."""
-    endpoint, region = endpoint_and_region()
-    folder = "".join(f"{quote(part)}/" for part in _parts(prefix))
-    if endpoint is not None:
-        return f"{endpoint}/{quote(bucket)}/{folder}"
-    if (region or "").startswith(_NO_CONSOLE):
-        return None
-    return f"https://s3.console.aws.amazon.com/s3/buckets/{quote(bucket)}?prefix={folder}"

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import botocore.session
-
 from luma_pipeline.s3.client import sets_payload_signing
 from luma_pipeline.s3.errors import FAULTS, code_of, message_of, status_of
 
@@ -159,4 +157,4 @@ def _may_want_signed_payload(client: S3Client, error: Exception) -> bool:
     is_denied = status_of(error) == 403 and code_of(error) != "SignatureDoesNotMatch"
     if not is_denied and not (says_so and status_of(error) in {400, 501}):
         return False
-    return not sets_payload_signing(botocore.session.get_session())
+    return not sets_payload_signing()

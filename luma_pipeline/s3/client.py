@@ -6,10 +6,6 @@ import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import boto3
-import botocore.session
-from botocore.config import Config
-from botocore.configprovider import ConfiguredEndpointProvider
 from botocore.exceptions import BotoCoreError
 
 from luma_pipeline.s3.errors import S3SettingsError, without_secrets
@@ -17,6 +13,7 @@ from luma_pipeline.s3.listing import read_contents
 from luma_pipeline.s3.redaction import redact_logs
 
 if TYPE_CHECKING:
+    import botocore.session
     from mypy_boto3_s3 import S3Client
 
 __all__ = ["endpoint_and_region", "make_client", "sets_payload_signing"]
@@ -32,6 +29,11 @@ def make_client(*, max_connections: int, timeouts: tuple[float, float], max_atte
 
     Raises S3SettingsError, which names the setting, for settings that boto3 refuses.
     """
+    # Imported by whoever needs a client: the code server needs none.
+    import boto3
+    import botocore.session
+    from botocore.config import Config
+
     try:
         # A session of its own: the default one is not safe to build clients from in several threads.
         core = botocore.session.get_session()
@@ -65,6 +67,9 @@ def endpoint_and_region() -> tuple[str | None, str | None]:
 
     Nothing is connected, and a setting that boto3 refuses counts as not set.
     """
+    import botocore.session
+    from botocore.configprovider import ConfiguredEndpointProvider
+
     try:
         core = botocore.session.get_session()
         region = os.environ.get("AWS_REGION") or core.get_config_variable("region")
@@ -77,8 +82,11 @@ def endpoint_and_region() -> tuple[str | None, str | None]:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path.rstrip('/')}", region
 
 
-def sets_payload_signing(core: botocore.session.Session) -> bool:
+def sets_payload_signing(core: botocore.session.Session | None = None) -> bool:
     """Whether the AWS config says if payloads are signed; then that holds, whatever a store would rather have."""
+    import botocore.session
+
+    core = core or botocore.session.get_session()
     return (core.get_config_variable("s3") or {}).get("payload_signing_enabled") is not None
 
 

@@ -19,7 +19,7 @@ BUCKET = "luma-videos"
 PREFIX = "generations"
 # Variables of another account that stand above, or break, the sandbox's own.
 _IN_THE_WAY = ("AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_SESSION_TOKEN", "AWS_ENDPOINT_URL")
-# The dialog that greets the UI's first visitor would stand before the page. The rest is what the README advises.
+# The dialog that greets the UI's first visitor would stand before the page. The rest is as docs/production.md advises.
 _DAGSTER_SETTINGS = """\
 telemetry:
   enabled: false

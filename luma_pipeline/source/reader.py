@@ -55,7 +55,6 @@ class SourceTasks:
 
 
 _IDENTIFIED = pa.schema([pa.field("task_id", pa.string()), pa.field("submitted_at", TIMESTAMP)])
-_NOTHING = _IDENTIFIED.empty_table()
 
 
 @dataclass(frozen=True)
@@ -167,8 +166,9 @@ class SourceReader:
         inside = rows.table.filter(pc.and_(pc.greater_equal(times, begins), pc.less(times, ends)))
         named = inside.filter(inside["has_id"])
         table, repeated = _distinct(named.select(self._schema.names).cast(self._schema))
+        none = _IDENTIFIED.empty_table()
         before = [rows.before, rows.table.select(_IDENTIFIED.names)]
-        others = pa.concat_tables([part.cast(_IDENTIFIED) for part in before if not self._ids_are_unique] or [_NOTHING])
+        others = pa.concat_tables([part.cast(_IDENTIFIED) for part in before if not self._ids_are_unique] or [none])
         if earlier is not None:
             others = pa.concat_tables([others, earlier])
         first = pa.scalar(self._since or _FIRST_TIME, TIMESTAMP)

@@ -25,6 +25,17 @@ def test_definitions_load_with_no_environment_at_all() -> None:
     }
 
 
+@pytest.mark.parametrize(("text", "size"), [("auto", "auto"), ("50", 50)])
+def test_the_batch_size_is_a_number_or_found_out(text: str, size: object) -> None:
+    component = LumaPipelineComponent.from_environment({"LUMA_BATCH_SIZE": text})
+    provider = (component.definitions().resources or {})["luma_provider"]
+    assert component.provider.batch_size == size
+    assert (
+        provider.model_copy(update={"token": "t", "base_url": "http://h", "dialect": "gateway"}).config().batch_size
+        == size
+    )
+
+
 def test_settings_come_from_their_variables() -> None:
     component = LumaPipelineComponent.from_environment(
         {

@@ -45,6 +45,8 @@ BAD = [
     ("provider:\n  verify_task_id: perhaps", 4, "provider.verify_task_id must be true or false, not 'perhaps'"),
     ("provider:\n  dialect: suno", 4, "provider.dialect must be gateway or luma, not 'suno'"),
     ("provider:\n  dialect: luma\n  batch_size: 5", 5, "provider.batch_size must not be set with the attributes."),
+    ("provider:\n  batch_size: 0", 4, "provider.batch_size must be a whole number of at least 1, or auto, not 0"),
+    ("provider:\n  batch_size: all", 4, "provider.batch_size must be a whole number of at least 1, or auto, not 'all'"),
     ("provider:\n  token: [a]", 4, "provider.token must be text"),
     ("provider:\n  token: ''", 4, "provider.token: the token"),
     ("data_url: ''", 3, "data_url must not be empty"),
@@ -198,6 +200,8 @@ SCHEMA_SAYS = [
     ({"source_table": "a"}, "'source.table (in place of source_table)' is a required property"),
     ({"provider": {"burst": 0}}, "0 is less than the minimum of 1"),
     ({"provider": {"burst": "many"}}, "'many' is not of type 'integer'"),
+    ({"provider": {"batch_size": "all"}}, "'all' does not match '^auto$'"),
+    ({"provider": {"batch_size": 0}}, "0 is less than the minimum of 1"),
     ({"partitions": {"frequency": "yearly"}}, "'yearly' is not one of ['hourly', 'daily', 'weekly', 'monthly']"),
     ({"partitions": "daily"}, "'daily' is not of type 'object', 'null'"),
     ({"videos": {"artifacts": ["film"]}}, "'film' is not one of ['video', 'video_raw', 'thumbnail', 'last_frame']"),
@@ -223,7 +227,7 @@ GOOD = """
 name: eu
 key_prefix: [a, b]
 pool: null
-provider: {token: {env: A}, burst: "{{ env.B }}", requests_per_second: 7, batch_size: null}
+provider: {token: {env: A}, burst: "{{ env.B }}", requests_per_second: 7, batch_size: auto}
 source: "{{ shared_source }}"
 partitions:
 videos: {artifacts: [video, "{{ second }}"], object_tags: {team: video}}

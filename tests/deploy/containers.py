@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -20,6 +21,7 @@ import sqlalchemy as sa
 
 from tests.e2e.graphql import DagsterClient, GraphQLError
 from tests.e2e.process_group import ProcessGroup
+from tests.ports import free_ports
 from tests.waiting import wait_until
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
@@ -63,8 +65,9 @@ class Containers:
         for name in self.services:
             self.start(name)
         try:
-            self.wait_until_healthy()
+            # Health checks are processes, which would take the time of those that start.
             self._wait_until_loaded()
+            self.wait_until_healthy()
         except BaseException:
             self._stop_all()
             raise
@@ -123,7 +126,7 @@ class Containers:
         """The last lines of every container's log."""
         return "\n".join(group.log_tail() for group in self._groups.values())
 
-    def _wait_until_loaded(self, timeout: float = 60) -> None:
+    def _wait_until_loaded(self, timeout: float = 120) -> None:
         deadline = time.monotonic() + timeout
         while True:
             try:
@@ -132,7 +135,7 @@ class Containers:
                 error = str(raised)
             if error is None:
                 return
-            if time.monotonic() > deadline:
+            if time.monotonic() > deadline or any(group.ended() for group in self._groups.values()):
                 raise RuntimeError(f"{error}\n{self.log_tail()}")
             time.sleep(0.25)
 
@@ -140,8 +143,9 @@ class Containers:
         """A part of a command or file with this machine's paths, hosts and ports."""
         # Seconds here, half a minute there.
         text = text.replace("poll_interval_seconds: 30", "poll_interval_seconds: 2")
-        for port, free in self._ports.items():
-            text = text.replace(port, str(free))
+        queue = "class: QueuedRunCoordinator"
+        text = text.replace(queue, f"{queue}\n  config: {{dequeue_interval_seconds: 1}}")
+        text = re.sub(r"\b(4000|3000)\b", lambda found: str(self._ports[found[0]]), text)
         for name in self.services:
             text = text.replace(f"host: {name}", "host: 127.0.0.1")
         return text.replace("0.0.0.0", "127.0.0.1").replace("/opt/dagster", str(self._root))
@@ -150,15 +154,6 @@ class Containers:
         for service in list(self._groups):
             self.kill(service)
         self.client.close()
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]
 
 
 def postgres_environment(url: str) -> dict[str, str]:

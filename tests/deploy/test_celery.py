@@ -12,8 +12,9 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from tests.deploy.containers import BIN, DEPLOY, free_ports
+from tests.deploy.containers import BIN, DEPLOY
 from tests.deploy.deployment import Deployment, running_deployment
+from tests.ports import free_ports
 
 FOLDER = DEPLOY / "celery"
 BASE = DEPLOY / "docker-compose"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from copy import deepcopy
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import dagster as dg
 import kubernetes_validate
 import pytest
+import sqlalchemy as sa
 import yaml
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.launcher import LaunchRunContext
@@ -155,29 +157,36 @@ def container_context() -> dict[str, Any]:
     return {"k8s": {"env_secrets": secrets, "resources": server["resources"]}}
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def api() -> Iterator[JobsApi]:
     with JobsApi() as running:
         yield running
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def instance(
-    api: JobsApi, tmp_path: Path, postgres_url: str, monkeypatch: pytest.MonkeyPatch
+    api: JobsApi, tmp_path_factory: pytest.TempPathFactory, postgres_server: sa.URL
 ) -> Iterator[dg.DagsterInstance]:
-    for name, value in postgres_environment(postgres_url).items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_REGION", "eu-central-1")
-    for name in ("API_TOKEN", "SOURCE_URL", "SOURCE_TABLE", "DATA_URL", "S3_BUCKET"):
-        monkeypatch.setenv(f"LUMA_{name}", "from-the-secret")
-    (tmp_path / "kubeconfig").write_text(json.dumps(api.kubeconfig()))
-    (tmp_path / "dagster.yaml").write_text(json.dumps(rendered(tmp_path / "kubeconfig")))
-    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
-        yield made
+    home = tmp_path_factory.mktemp("kubernetes")
+    (home / "kubeconfig").write_text(json.dumps(api.kubeconfig()))
+    (home / "dagster.yaml").write_text(json.dumps(rendered(home / "kubeconfig")))
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in postgres_environment(postgres_server.render_as_string(hide_password=False)).items():
+            patch.setenv(name, value)
+        patch.setenv("AWS_REGION", "eu-central-1")
+        for name in ("API_TOKEN", "SOURCE_URL", "SOURCE_TABLE", "DATA_URL", "S3_BUCKET"):
+            patch.setenv(f"LUMA_{name}", "from-the-secret")
+        with dg.DagsterInstance.from_config(str(home)) as made:
+            yield made
 
 
 @pytest.fixture
-def job(api: JobsApi, instance: dg.DagsterInstance) -> dict[str, Any]:
+def job(launched: dict[str, Any]) -> dict[str, Any]:
+    return deepcopy(launched)
+
+
+@pytest.fixture(scope="module")
+def launched(api: JobsApi, instance: dg.DagsterInstance) -> dict[str, Any]:
     """The Job of one run of ours."""
     image = values()["dagsterDaemon"]["image"]
     repository = ReconstructableRepository.for_module(

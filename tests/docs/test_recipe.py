@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -28,6 +27,7 @@ from luma_pipeline.sandbox.s3 import ObjectStore
 from tests.docs.pages import DOCS, ROOT, blocks
 from tests.e2e.conftest import ASSETS
 from tests.e2e.graphql import DagsterClient, GraphQLError
+from tests.ports import free_ports
 from tests.world import World, running_world
 
 pytestmark = pytest.mark.timeout(420)
@@ -138,7 +138,7 @@ def test_the_recipe_works_as_printed_in_a_new_virtual_environment(
     for line in lines:
         name = line.removeprefix("export ").partition("=")[0]
         shell.append(f"export {name}='{values[name]}'" if name in values else line)
-    port = _free_port()
+    [port] = free_ports(1)
     shell[-1] = f"exec {shell[-1]} -h 127.0.0.1 -p {port}"
     inherited = {
         name: value
@@ -178,12 +178,6 @@ def test_the_recipe_works_as_printed_in_a_new_virtual_environment(
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
     assert world.object_keys() == {"task-1/video.mp4"}
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _wait_until_loaded(client: DagsterClient, process: subprocess.Popen[bytes], log: Path) -> None:

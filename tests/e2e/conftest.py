@@ -14,7 +14,7 @@ from tests.e2e.dagster_deployment import DagsterDeployment
 from tests.e2e.graphql import DagsterClient
 from tests.world import World, running_world
 
-AS_THE_README_ADVISES = {
+AS_THE_DOCS_ADVISE = {
     "concurrency": {"pools": {"default_limit": 1}},
     # Seconds here, half a minute there.
     "run_monitoring": {"enabled": True, "poll_interval_seconds": 2, "free_slots_after_run_end_seconds": 2},
@@ -71,7 +71,7 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Plant]:
             env=world.environment(
                 LUMA_SCHEDULE_ENABLED="false", LUMA_SCHEDULE_CRON="* * * * *", LUMA_FRESHNESS_HOURS="1"
             ),
-            instance=AS_THE_README_ADVISES,
+            instance=AS_THE_DOCS_ADVISE,
         ) as dagster,
     ):
         yield Plant(world, dagster)

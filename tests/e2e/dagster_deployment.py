@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ import requests
 
 from tests.e2e.graphql import Backfill, DagsterClient, GraphQLError, Run
 from tests.e2e.process_group import ProcessGroup
+from tests.ports import free_ports
 
 T = TypeVar("T")
 
@@ -88,7 +88,7 @@ class DagsterDeployment:
 
     def __enter__(self) -> DagsterDeployment:
         self.home.mkdir(parents=True, exist_ok=True)
-        code_port, web_port = _free_ports(2)
+        code_port, web_port = free_ports(2)
         # JSON is YAML too.
         (self.home / "dagster.yaml").write_text(json.dumps(_INSTANCE | self._instance))
         (self.home / "workspace.yaml").write_text(
@@ -241,11 +241,3 @@ def _create_tables(home: Path) -> None:
         instance.get_runs_count()
         instance.all_asset_keys()
         instance.all_instigator_state()
-
-
-def _free_ports(count: int) -> list[int]:
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [int(each.getsockname()[1]) for each in sockets]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import sysconfig
@@ -26,6 +25,7 @@ from luma_pipeline.sandbox.seed import TABLE
 from luma_pipeline.sandbox.stack import Sandbox
 from tests.e2e.graphql import DagsterClient, GraphQLError
 from tests.e2e.process_group import ProcessGroup
+from tests.ports import free_ports
 
 ROOT = Path(__file__).parents[2]
 ASSETS = ("luma_tasks", "luma_generations", "luma_videos")
@@ -204,9 +204,7 @@ def _split(url: str) -> None:
 @contextmanager
 def _dg_dev(project: Project, logs: Path) -> Iterator[DagsterClient]:
     """`dg dev` on the project, and a client of it."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = int(free.getsockname()[1])
+    [port] = free_ports(1)
     command = [str(project.python), "-W", "ignore", "-m", "dagster_dg_cli.cli", "dev", "--port", str(port)]
     client = DagsterClient(f"http://127.0.0.1:{port}", location="proj")
     with ProcessGroup({"dg_dev": command}, env=project.env, directory=project.root, logs=logs) as processes:

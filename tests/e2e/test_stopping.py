@@ -16,7 +16,7 @@ import pytest
 from luma_pipeline.sandbox.cdn import ArtifactUrls
 from luma_pipeline.sandbox.provider import Generation
 from luma_pipeline.sandbox.s3 import ObjectStore
-from tests.e2e.conftest import AS_THE_README_ADVISES, ASSETS, Plant
+from tests.e2e.conftest import AS_THE_DOCS_ADVISE, ASSETS, Plant
 from tests.e2e.dagster_deployment import DagsterDeployment
 from tests.e2e.graphql import Run
 from tests.stalling import StallingProxy
@@ -83,7 +83,7 @@ def stalling(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StallingPlant
             LUMA_SCHEDULE_ENABLED="false", LUMA_RETRY_DELAY_SECONDS="30", LUMA_BASE_URL=proxies[0].url
         )
         environment["AWS_ENDPOINT_URL_S3"] = proxies[2].url
-        dagster = DagsterDeployment(directory, env=environment, instance=AS_THE_README_ADVISES)
+        dagster = DagsterDeployment(directory, env=environment, instance=AS_THE_DOCS_ADVISE)
         yield StallingPlant(world, stack.enter_context(dagster), provider=proxies[0], cdn=proxies[1], store=proxies[2])
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from luma_pipeline.luma import Outcome, to_table
+from luma_pipeline.luma import LUMA, AuthenticationError, Outcome, ProviderConfig, to_table
 from luma_pipeline.sandbox.provider import Answer, Batch, Endpoint, Generation, Oddity, Phase, ProviderServer
 from tests.luma.conftest import IDS, client
 
@@ -120,3 +120,85 @@ def test_a_repeated_id_has_an_outcome_each_time(provider: ProviderServer) -> Non
     with client(provider, batch_size=4) as luma:
         outcomes = list(luma.fetch(["task-1"] * 4))
     assert [outcome.outcome for outcome in outcomes] == [Outcome.RESOLVED] * 4
+
+
+def auto(provider: ProviderServer, ids: list[str], **settings: Any) -> dict[str, Any]:
+    """The results with `batch_size: auto`, each on exactly one request that was sent."""
+    provider.clear_log()
+    with client(provider, batch_size="auto", **settings) as luma:
+        results = list(luma.fetch(ids))
+    assert sorted(result.task_id for result in results) == sorted(ids)
+    assert sum(result.requests for result in results) == provider.total
+    return {result.task_id: result for result in results}
+
+
+def test_auto_uses_batches_where_they_are_as_good_as_single_requests(provider: ProviderServer) -> None:
+    provider.add(*ODD_ONES)
+    ids = IDS + [generation.task_id for generation in ODD_ONES]
+    with client(provider) as luma:
+        single = rows(luma.fetch(ids))
+    assert rows(auto(provider, ids).values()) == single
+    assert batches(provider) == 1
+    assert len(asked_singly(provider)) == 1  # the one that is compared
+
+
+def entry_of(task_id: str, **data: Any) -> dict[str, Any]:
+    return {"task_id": task_id, "status": "SUCCESS", "data": {"id": task_id, "state": "completed", **data}}
+
+
+def listed(*entries: dict[str, Any]) -> Answer:
+    return Answer.of_json({"code": "success", "message": "", "data": list(entries)})
+
+
+NO_BATCHES = {
+    **{f"status {status}": Answer(status) for status in (400, 404, 405, 429, 500, 501, 502, 503)},
+    "refused with the token's words": Answer.of_json({"error": {"message": "invalid api key"}}, 401),
+    "refused for the quota": Answer.of_json({"error": {"message": "no quota", "code": "insufficient_user_quota"}}, 403),
+    "refused with status 200": Answer.of_json({"code": "invalid_api_key", "message": "invalid api key", "data": None}),
+    "firewall": Answer(403, body=b"<html>forbidden</html>"),
+    "other tasks": listed(*(entry_of(f"other-{number}") for number in range(10))),
+    "other tasks inside": listed(*({**entry_of(name), "data": entry_of("other")["data"]} for name in IDS[:10])),
+    "less than single": listed(*(entry_of(name) for name in IDS[:10])),
+    "no list": Answer.of_json({"code": "success", "data": {}}),
+    "no answers": listed(*({"task_id": name, "status": "SUCCESS"} for name in IDS[:10])),
+}
+
+
+@pytest.mark.parametrize("name", NO_BATCHES)
+def test_auto_asks_singly_after_one_try(provider: ProviderServer, name: str) -> None:
+    provider.script("", [NO_BATCHES[name]] * 5, endpoint=Endpoint.BATCH)
+    results = auto(provider, IDS)
+    assert {result.outcome for result in results.values()} == {Outcome.RESOLVED}
+    assert batches(provider) == 1
+    assert asked_singly(provider) == set(IDS)
+
+
+def test_auto_asks_singly_for_what_a_batch_leaves_out_or_answers_with_another_task(provider: ProviderServer) -> None:
+    whole = {name: rows(auto(provider, [name]).values())[name]["raw_response"] for name in IDS[:4]}
+    good = [{"task_id": name, "status": "SUCCESS", "data": whole[name]} for name in IDS[:2]]
+    mixed = {"task_id": IDS[2], "status": "SUCCESS", "data": whole[IDS[3]]}
+    provider.script("", [listed(*good, mixed)], endpoint=Endpoint.BATCH)
+    results = auto(provider, IDS[:4])
+    assert {result.outcome for result in results.values()} == {Outcome.RESOLVED}
+    assert {name: result.generation["id"] for name, result in results.items()} == {name: name for name in IDS[:4]}
+    assert asked_singly(provider) >= {IDS[2], IDS[3]}
+
+
+def test_auto_asks_singly_where_the_dialect_has_no_batches(provider: ProviderServer) -> None:
+    provider.batch = Batch(is_enabled=False)
+    assert ProviderConfig(token="t", spec=LUMA, batch_size="auto").batch_size == "auto"
+    assert {result.outcome for result in auto(provider, IDS).values()} == {Outcome.RESOLVED}
+
+
+def test_auto_ends_with_the_first_batch_that_brings_nothing(provider: ProviderServer) -> None:
+    provider.script("", [None, Answer(404)], endpoint=Endpoint.BATCH)
+    with client(provider, batch_size="auto") as luma:
+        outcomes = [*luma.fetch(IDS[:10]), *luma.fetch(IDS[10:20]), *luma.fetch(IDS[20:])]
+    assert {outcome.outcome for outcome in outcomes} == {Outcome.RESOLVED}
+    assert batches(provider) == 2
+
+
+def test_auto_stops_for_a_bad_token_as_single_requests_do(provider: ProviderServer) -> None:
+    with client(provider, token="not-the-token", batch_size="auto") as luma, pytest.raises(AuthenticationError):
+        list(luma.fetch(IDS))
+    assert provider.total == 2

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import random
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +17,8 @@ from typing import TYPE_CHECKING
 
 import boto3
 from botocore.config import Config
+
+from tests.ports import free_ports
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -69,24 +69,6 @@ class Store:
             "AWS_REGION": "us-east-1",
             "AWS_ENDPOINT_URL_S3": self.endpoint,
         }
-
-
-# Below the ports that are handed to outgoing connections, so that none is taken between its choice and its use.
-_PORTS_TO_CHOOSE_FROM = range(15_000, 32_000)
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        found: list[int] = []
-        for port in random.sample(_PORTS_TO_CHOOSE_FROM, 20 * count):
-            bound = stack.enter_context(socket.socket())
-            with contextlib.suppress(OSError):
-                bound.bind(("127.0.0.1", port))
-                found.append(port)
-            if len(found) == count:
-                return found
-    raise RuntimeError("no free ports")
 
 
 def _wait_for(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

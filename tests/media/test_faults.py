@@ -402,11 +402,12 @@ def test_an_object_that_must_not_be_looked_at_costs_one_row(area: Area, cdn: Fau
 
 
 def fails(kind: str, fault: Fault, when: threading.Event | None = None) -> Rule:
-    """The fault for every listing, or for every object that is written at once; not before it is time."""
+    """The fault for every listing, every look at an object, or every PUT; not before it is time."""
 
     def rule(request: StoreRequest, nth: int) -> Fault | None:
         is_listing = request.method == "GET" and "list-type" in request.query
-        if not {"listing": is_listing, "object": request.method == "PUT", "nothing": False}[kind]:
+        is_look = request.method == "HEAD"
+        if not {"listing": is_listing, "look": is_look, "object": request.method == "PUT", "nothing": False}[kind]:
             return None
         if when is not None:
             when.wait(30)
@@ -460,7 +461,7 @@ def known_of(result: CopyResult) -> KnownObject:
 @pytest.mark.parametrize(
     ("failing", "link", "overwrite", "status", "is_kept"),
     [
-        ("listing", "alive", False, CopyStatus.FAILED, True),
+        ("look", "alive", False, CopyStatus.FAILED, True),
         ("nothing", "dead", True, CopyStatus.EXPIRED, True),
         ("object", "alive", True, CopyStatus.FAILED, True),
         ("nothing", "dead", False, CopyStatus.EXPIRED, False),

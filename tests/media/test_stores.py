@@ -15,6 +15,7 @@ from tests.media.copiers import make_copier
 from tests.media.faulty_cdn import Answer, FaultyCdn
 from tests.media.faulty_store import Fault, FaultyStore, StoreRequest
 from tests.media.stores import Store
+from tests.ports import free_ports
 
 SMALL = samples.mp4(300_000)
 LARGE = samples.mp4(2 * PART + 123_456)
@@ -104,7 +105,7 @@ def test_a_bucket_that_cannot_be_used_says_what_to_do(seaweedfs: Store) -> None:
     reader = seaweedfs.client(key=stores.READER_KEY, secret=stores.READER_SECRET)
     stranger = seaweedfs.client(key="nobody", secret="nothing-at-all")
     liar = seaweedfs.client(secret="wrong-secret")
-    nowhere = seaweedfs.client(endpoint=f"http://127.0.0.1:{stores.free_ports(1)[0]}")
+    nowhere = seaweedfs.client(endpoint=f"http://127.0.0.1:{free_ports(1)[0]}")
     messages = {
         "missing": bucket_error(bucket="no-such-bucket", s3_client=client),
         "read-only": bucket_error(bucket=BUCKET, s3_client=reader),

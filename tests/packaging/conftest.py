@@ -66,8 +66,13 @@ def run(command: list[str], directory: Path, **environment: str) -> str:
 
 def new_environment(python: str, directory: Path, *requirements: str, constraints: Path) -> Path:
     """A new virtual environment with these requirements; returns its folder of programs."""
-    run([python, "-m", "venv", str(directory)], directory.parent)
-    programs = directory / "bin"
-    pip = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    run([*pip, "--constraint", str(constraints), *requirements], directory.parent)
-    return programs
+    run([python, "-m", "venv", "--without-pip", str(directory)], directory.parent)
+    # What is imported is compiled then, and that is little of what is installed.
+    pip(directory / "bin", "install", "--quiet", "--no-compile", "--constraint", str(constraints), *requirements)
+    return directory / "bin"
+
+
+def pip(programs: Path, *arguments: str) -> None:
+    """Our pip at work on another environment, which needs none of its own."""
+    there = ["--disable-pip-version-check", "--python", str(programs / "python")]
+    run([sys.executable, "-m", "pip", *there, *arguments], programs)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.conftest import ROOT, Distributions, new_environment, pythons, run
+from tests.packaging.conftest import ROOT, Distributions, new_environment, pip, pythons, run
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -25,7 +25,7 @@ def test_the_wheel_works_in_a_new_environment(
 ) -> None:
     wheel = f"luma-pipeline[sandbox,postgres] @ {distributions.wheel.as_uri()}"
     programs = new_environment(python, tmp_path / "venv", wheel, constraints=ROOT / lock)
-    run([str(programs / "python"), "-m", "pip", "check"], tmp_path)
+    pip(programs, "check")
     where = run([str(programs / "python"), "-c", "import luma_pipeline; print(luma_pipeline.__file__)"], tmp_path)
     assert where.startswith(str(tmp_path))
     run([str(programs / "dagster"), "definitions", "validate", "-m", "luma_pipeline.definitions"], tmp_path)
@@ -39,7 +39,7 @@ def test_the_providers_client_works_where_dagster_is_not_installed(
 ) -> None:
     requirements = ["requests", "pyarrow"]
     programs = new_environment(pythons()[-1], tmp_path / "venv", *requirements, constraints=ROOT / "requirements.lock")
-    run([str(programs / "python"), "-m", "pip", "install", "--no-deps", str(distributions.wheel)], tmp_path)
+    pip(programs, "install", "--quiet", "--no-deps", str(distributions.wheel))
     code = (
         "import importlib.util, luma_pipeline\n"
         "from luma_pipeline.luma import LumaClient, ProviderConfig, to_table\n"

@@ -6,6 +6,7 @@ import dagster as dg
 from pydantic import Field
 
 from luma_pipeline.luma import LumaClient, ProviderConfig, spec_named
+from luma_pipeline.luma.config import AUTO
 
 __all__ = ["LumaProvider"]
 
@@ -28,7 +29,8 @@ class LumaProvider(dg.ConfigurableResource):  # type: ignore[type-arg]
         default=ProviderConfig.burst, description="Requests that may leave at once under requests_per_second."
     )
     batch_size: int | None = Field(
-        default=ProviderConfig.batch_size, description="Ask for this many tasks in one request (gateway)."
+        default=None,
+        description="Ask for this many tasks in one request (gateway). 0: find out whether that is possible.",
     )
     max_attempts: int = Field(default=ProviderConfig.max_attempts, description="Tries for one task.")
     max_retry_seconds: float = Field(
@@ -49,6 +51,8 @@ class LumaProvider(dg.ConfigurableResource):  # type: ignore[type-arg]
     def config(self) -> ProviderConfig:
         """The client's settings. Raises InvalidSettingError for one out of range."""
         settings = {name: getattr(self, name) for name in type(self).model_fields if name != "dialect"}
+        if self.batch_size == 0:
+            settings["batch_size"] = AUTO
         return ProviderConfig(**settings, spec=spec_named(self.dialect))
 
     def client(self) -> LumaClient:
