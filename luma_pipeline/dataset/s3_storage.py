@@ -99,6 +99,12 @@ class S3Storage:
                 if (name := listed.key[len(inside) :]) and "/" not in name
             ]
 
+    def names(self, folder: str) -> Sequence[str]:
+        """See `Storage.names`."""
+        inside = self._key(folder) + "/"
+        with self._explained():
+            return [name for key in self._store.list_keys(inside) if (name := key[len(inside) :]) and "/" not in name]
+
     def folders(self, folder: str, holding: str | None = None) -> Sequence[str]:
         """See `Storage.folders`."""
         inside = self._key(folder) + "/"
