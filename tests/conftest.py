@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,6 +43,15 @@ def _no_storage_of_another_instance() -> Iterator[None]:
     """
     with set_defs_state_storage(None):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_logger_stays_disabled() -> Iterator[None]:
+    """The migrations of Dagster's PostgreSQL storage disable every logger that is there (alembic's `fileConfig`)."""
+    yield
+    for logger in logging.Logger.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
 
 
 _numbers = itertools.count(1)

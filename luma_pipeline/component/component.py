@@ -162,6 +162,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         partitions = self._partitions()
         specs = self._specs()
         instance = self._instance().with_keys({**specs, **self._gallery_spec()})
+        raise_for(self._source_among(specs), self.origin)
         policies = self._policies()
         settings = PipelineSettings(
             policies,
@@ -208,6 +209,8 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         paths: dict[str, Path] = dict.fromkeys((*self._specs(), *self._gallery_spec()), ("key_prefix",))
         for name, spec in {**self._source_spec(), **self._specs(), **self._gallery_spec()}.items():
             path = paths.get(name, ("source", "asset"))
+            if name in paths and self.translation is not None and spec.key != self._instance().asset_key(name):
+                path = ("translation",)
             yield Claim(path, "asset key", spec.key.to_user_string(), tuple(spec.key.path))
         yield folder_claim(("data_url",), "data root", self.data_url)
         yield prefix_claim(("videos", "prefix"), "place of the videos", self.videos.bucket, self.videos.prefix)
@@ -249,6 +252,15 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         """The source table, unless an asset of the user's own is."""
         spec = source_spec(self._instance(), self._locations(), group=self.group)
         return {} if spec is None else {"source": spec}
+
+    def _source_among(self, specs: Mapping[str, dg.AssetSpec]) -> Iterator[Fault]:
+        """The component's own asset in the place of its source."""
+        asset = self._locations().source_asset
+        if asset is not None and asset in {spec.key for spec in (*specs.values(), *self._gallery_spec().values())}:
+            yield Fault(
+                ("source", "asset"),
+                f"must be an asset that makes the source table, not {asset.to_user_string()} of this component",
+            )
 
     def _gallery_spec(self) -> dict[str, dg.AssetSpec]:
         """What decides the key of the gallery, where there is one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,11 +17,13 @@ from pydantic import AfterValidator, Field, ValidationError, ValidatorFunctionWr
 from pydantic.fields import FieldInfo
 
 from luma_pipeline.component.groups import SettingsGroup, extra, settings_of
+from luma_pipeline.dataset import DatasetSettingsError, check_root
 from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.windows import Frequency
 from luma_pipeline.gallery import settings as gallery
 from luma_pipeline.luma import SPECS, ProviderConfig
 from luma_pipeline.luma.config import AUTO
+from luma_pipeline.luma.transport import parsed_base_url
 from luma_pipeline.media import Artifact, BucketNameError, LinkSource, TransferConfig
 from luma_pipeline.orchestration.assets import PipelineSettings
 from luma_pipeline.orchestration.checks import Thresholds
@@ -54,15 +57,16 @@ def _kept_for_the_run(value: Any, as_text: ValidatorFunctionWrapHandler) -> Any:
 
     In YAML it is `env: NAME`, as in Dagster's config.
     """
-    if isinstance(value, dict) and list(value) == ["env"] and isinstance(value["env"], str):
-        return dg.EnvVar(value["env"])
+    variable = value.get("env") if isinstance(value, dict) and len(value) == 1 else None
+    if isinstance(variable, str) and variable.strip():
+        return dg.EnvVar(variable)
     return value if isinstance(value, dg.EnvVar) else as_text(value)
 
 
 _TEXT_OR_VARIABLE = WithJsonSchema(
     {
         "type": ["string", "object"],
-        "properties": {"env": {"type": "string"}},
+        "properties": {"env": {"type": "string", "minLength": 1}},
         "additionalProperties": False,
         "required": ["env"],
     }
@@ -77,9 +81,11 @@ def _filled(text: str) -> str:
 
 def _is_date(text: str) -> str:
     try:
-        datetime.strptime(text, "%Y-%m-%d")  # noqa: DTZ007 - a date; Dagster adds the zone
+        date = datetime.strptime(text, "%Y-%m-%d")  # noqa: DTZ007 - a date; Dagster adds the zone
     except ValueError:
         raise ValueError(f"must be a date such as 2024-12-24, not {text!r}") from None
+    if date.year < _FIRST_YEAR:
+        raise ValueError(f"must be a date of {_FIRST_YEAR} or later, not {text!r}")
     return text
 
 
@@ -117,6 +123,34 @@ def _is_key_template(text: str) -> str:
 def _is_host(text: str) -> str:
     TransferConfig(bucket="any-bucket", allowed_media_hosts=[text])
     return text
+
+
+def _is_base_url(text: str) -> str:
+    if isinstance(text, dg.EnvVar):
+        return text
+    try:
+        parsed_base_url(text)
+    except ValueError as error:
+        raise ValueError(str(error).removeprefix("base_url (LUMA_BASE_URL) ")) from None
+    return text
+
+
+def _is_root(text: str) -> str:
+    if isinstance(text, dg.EnvVar):
+        return text
+    try:
+        check_root(text)
+    except DatasetSettingsError as error:
+        raise ValueError(str(error).removeprefix("LUMA_DATA_URL ")) from None
+    return text
+
+
+def _is_key(key: str | list[str] | None) -> str | list[str] | None:
+    """Parts of an asset key: Dagster makes names of ops and inputs out of them."""
+    for part in key.split("/") if isinstance(key, str) else key or ():
+        if not _KEY_PART.fullmatch(part):
+            raise ValueError(f"must be letters, digits, underscores, dashes and dots between slashes, not {part!r}")
+    return key
 
 
 def _is_token(text: str) -> str:
@@ -178,6 +212,9 @@ def _is_batch_size(value: object, handler: ValidatorFunctionWrapHandler) -> Any:
     return size
 
 
+_FIRST_YEAR = 1970
+_KEY_PART = re.compile(r"[A-Za-z0-9_.-]*")  # a part that is empty is left out
+
 Text = Annotated[str, WrapValidator(_kept_for_the_run), _TEXT_OR_VARIABLE]
 FilledText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_filled), _TEXT_OR_VARIABLE]
 DateText = Annotated[str, AfterValidator(_is_date)]
@@ -192,6 +229,14 @@ GalleryTitle = Annotated[str, AfterValidator(lambda text: _is_of_gallery(title=t
 PublicUrl = Annotated[str, AfterValidator(lambda text: _is_of_gallery(public_url=text))]
 PageSize = Annotated[int, Field(ge=1, le=gallery.LARGEST_PAGE)]
 CronText = Annotated[str, AfterValidator(_is_cron)]
+RootUrl = Annotated[
+    str, WrapValidator(_kept_for_the_run), AfterValidator(_filled), AfterValidator(_is_root), _TEXT_OR_VARIABLE
+]
+BaseUrl = Annotated[
+    str, WrapValidator(_kept_for_the_run), AfterValidator(_filled), AfterValidator(_is_base_url), _TEXT_OR_VARIABLE
+]
+AssetKeyText = Annotated[str | None, AfterValidator(_is_key)]
+KeyPrefix = Annotated[str | list[str] | None, AfterValidator(_is_key)]
 GroupName = Annotated[str, AfterValidator(_is_group)]
 OwnerName = Annotated[str, AfterValidator(_is_owner)]
 InstanceName = Annotated[str, AfterValidator(_is_name)]
@@ -207,7 +252,8 @@ BatchSize = Annotated[
 ]
 CountOrAll = Annotated[int, Field(ge=-1)]
 PartSize = Annotated[int, Field(ge=SMALLEST_PART_BYTES)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+# A hundred years of hours: with more, times have no date.
+NotNegative = Annotated[float, Field(ge=0, le=1_000_000, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -237,7 +283,7 @@ class SourceSettings(SettingsGroup):
     time_column: FilledText = _setting(
         "LUMA_SOURCE_TIME_COLUMN", SourceTable.time_column, "Column with the time of submission."
     )
-    asset: str | None = _setting(
+    asset: AssetKeyText = _setting(
         "LUMA_SOURCE_ASSET",
         None,
         "Key of an asset of your own that makes this table. If not set, the table is shown as an external asset.",
@@ -251,7 +297,7 @@ class ProviderSettings(SettingsGroup):
     """The provider that is asked for the tasks, and for how long."""
 
     token: TokenText = _required("LUMA_API_TOKEN", "Bearer token of the provider.", secret=True)
-    base_url: FilledText = _setting("LUMA_BASE_URL", ProviderConfig.base_url, "Scheme and host of the provider.")
+    base_url: BaseUrl = _setting("LUMA_BASE_URL", ProviderConfig.base_url, "Scheme and host of the provider.")
     dialect: DialectName = _setting(
         "LUMA_DIALECT", ProviderConfig.spec.name, "`gateway`, or `luma` for Luma's own API."
     )
@@ -447,11 +493,11 @@ class TopSettings(SettingsGroup):
             value = getattr(value, name)
         return value
 
-    data_url: FilledText = _required("LUMA_DATA_URL", "Root of the Parquet datasets: a folder or s3://bucket/prefix.")
+    data_url: RootUrl = _required("LUMA_DATA_URL", "Root of the Parquet datasets: a folder or s3://bucket/prefix.")
     name: InstanceName = _setting(
         "LUMA_NAME", "", "Begins the names of op, job, schedule, sensor, resources and pool: tells components apart."
     )
-    key_prefix: str | list[str] | None = _setting(
+    key_prefix: KeyPrefix = _setting(
         "LUMA_KEY_PREFIX", None, "Begins the asset keys, its parts separated by slashes. The name if not set."
     )
     group: GroupName = _setting("LUMA_GROUP", "luma", "Asset group.")

