@@ -20,10 +20,10 @@ _LONG = (
     "tests/packaging/test_installation.py",
     "tests/deploy/test_docker_compose.py",
     "tests/deploy/test_celery.py",
+    "tests/faults",
     "tests/e2e",
     "tests/docs/test_recipe.py",
     "tests/sandbox/test_dev.py",
-    "tests/faults",
     "tests/gallery/test_browser.py",
 )
 """Files and folders that take longest, in the order in which they begin."""
