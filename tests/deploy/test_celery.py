@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ import yaml
 from tests.deploy.containers import BIN, DEPLOY
 from tests.deploy.deployment import Deployment, running_deployment
 from tests.ports import free_ports
+from tests.programs import program
 
 FOLDER = DEPLOY / "celery"
 BASE = DEPLOY / "docker-compose"
@@ -60,8 +60,7 @@ def test_the_settings_go_to_the_workers_and_the_code_server_only() -> None:
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    server = shutil.which("redis-server")
-    assert server, "apt-get install redis-server"
+    server = program("redis-server", "redis-server")
     [port] = free_ports(1)
     process = subprocess.Popen(
         [server, "--port", str(port), "--bind", "127.0.0.1", "--requirepass", "secret", "--save", ""],

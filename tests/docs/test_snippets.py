@@ -80,8 +80,6 @@ def test_python_runs(lake: World, page: str) -> None:
     names: dict[str, Any] = {"__name__": page}
     for block in BLOCKS:
         if block.page == page and block.language == "python" and block.title != "Spark":
-            if block.title == "Polars":
-                pytest.importorskip("polars", reason="Polars is not installed: its snippet is not run")
             exec(compile(block.text, f"{page} {block.title}", "exec"), names)
 
 

@@ -12,8 +12,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import WebDriverWait
 
-CHROMIUM = Path("/usr/bin/chromium")
-CHROMEDRIVER = Path("/usr/bin/chromedriver")
+from tests.programs import program
 
 
 class Browser:
@@ -34,7 +33,8 @@ class Browser:
 
     def __enter__(self) -> Browser:
         options = Options()
-        options.binary_location = str(CHROMIUM)
+        options.binary_location = program("chromium", "chromium")
+        driver = program("chromedriver", "chromium-driver")
         width, height = self._size
         # The sandbox needs user namespaces, which containers deny; /dev/shm is too small there for a renderer.
         for argument in ("headless=new", "no-sandbox", "disable-dev-shm-usage", "disable-gpu", "hide-scrollbars"):
@@ -42,7 +42,7 @@ class Browser:
         options.add_argument(f"--window-size={width},{height}")
         # Background requests of the browser itself have nowhere to go on a machine without a network.
         options.add_argument("--disable-background-networking")
-        self._driver = webdriver.Chrome(options=options, service=Service(str(CHROMEDRIVER)))
+        self._driver = webdriver.Chrome(options=options, service=Service(driver))
         return self
 
     def __exit__(

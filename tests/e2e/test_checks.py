@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import Generation
-from tests.e2e.browser import CHROMIUM, Browser
+from tests.e2e.browser import Browser
 from tests.e2e.conftest import ASSETS, Plant
 from tests.e2e.graphql import CheckExecution
 
@@ -83,8 +82,6 @@ def test_executing_a_check_alone_finds_an_object_that_was_deleted_by_hand(plant:
 
 def see(plant: Plant, asset: str, check: str, wrong_day: str, *, partitions: int) -> None:
     """A person finds the day on the check's page."""
-    if not CHROMIUM.exists() and "CI" not in os.environ:
-        return
     with Browser(SCREENSHOTS) as browser:
         shown = browser.open(
             f"{plant.dagster.url}/assets/{asset}?view=checks&checkDetail={check}", expect="wrong_partitions"

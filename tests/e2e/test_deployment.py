@@ -16,7 +16,7 @@ from dagster._core.remote_origin import RegisteredCodeLocationOrigin, RemoteJobO
 from luma_pipeline.orchestration.instance import UNNAMED
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import Generation
-from tests.e2e.browser import CHROMIUM, Browser
+from tests.e2e.browser import Browser
 from tests.e2e.conftest import ASSETS, Plant
 
 pytestmark = pytest.mark.timeout(420)
@@ -222,8 +222,6 @@ def test_the_lineage_begins_with_the_source_table_and_tells_where_the_data_are(p
 
 
 def test_the_pages_that_a_person_sees(plant: Plant) -> None:
-    if not CHROMIUM.exists() and "CI" not in os.environ:
-        pytest.skip("Chromium and its driver are not installed: apt-get install chromium chromium-driver")
     days = plant.last_days(20)
     for place, day in enumerate(days):
         plant.submit([day], 4 + place % 5)
