@@ -46,12 +46,18 @@ def _no_storage_of_another_instance() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _no_logger_stays_disabled() -> Iterator[None]:
-    """The migrations of Dagster's PostgreSQL storage disable every logger that is there (alembic's `fileConfig`)."""
+def _loggers_are_as_before() -> Iterator[None]:
+    """Libraries change loggers of others: alembic's `fileConfig` disables all, kubernetes sets the level of urllib3."""
+    before = {name: (logger.level, logger.disabled) for name, logger in _loggers()}
     yield
-    for logger in logging.Logger.manager.loggerDict.values():
-        if isinstance(logger, logging.Logger):
-            logger.disabled = False
+    for name, logger in _loggers():
+        level, logger.disabled = before.get(name, (logger.level, False))
+        logger.setLevel(level)
+
+
+def _loggers() -> list[tuple[str, logging.Logger]]:
+    found = logging.Logger.manager.loggerDict.items()
+    return [(name, logger) for name, logger in found if isinstance(logger, logging.Logger)]
 
 
 _numbers = itertools.count(1)
