@@ -46,18 +46,15 @@ def _no_storage_of_another_instance() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def _loggers_are_as_before() -> Iterator[None]:
-    """Libraries change loggers of others: alembic's `fileConfig` disables all, kubernetes sets the level of urllib3."""
-    before = {name: (logger.level, logger.disabled) for name, logger in _loggers()}
-    yield
-    for name, logger in _loggers():
-        level, logger.disabled = before.get(name, (logger.level, False))
-        logger.setLevel(level)
+def _loggers_of_others_speak() -> None:
+    """Tests of secrets read what urllib3 and others log, which two libraries would silence for the whole process.
 
-
-def _loggers() -> list[tuple[str, logging.Logger]]:
-    found = logging.Logger.manager.loggerDict.items()
-    return [(name, logger) for name, logger in found if isinstance(logger, logging.Logger)]
+    alembic's `fileConfig` disables every logger that is there; the client of kubernetes sets the level of urllib3.
+    """
+    for logger in logging.Logger.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.disabled = False
+    logging.getLogger("urllib3").setLevel(logging.NOTSET)
 
 
 _numbers = itertools.count(1)
