@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again clean
+.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -18,6 +18,10 @@ sandbox: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=20
+
+# Deployments whose servers and workers are killed and restarted: minutes of waiting, and Redis.
+test-deployments: $(READY)
+	$(BIN)/python -m pytest -m deployment tests/deploy
 
 lint: $(READY)
 	$(BIN)/ruff check .

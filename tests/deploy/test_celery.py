@@ -83,12 +83,14 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: sa.URL
         yield running
 
 
+@pytest.mark.deployment
 def test_a_worker_executes_a_run(deployment: Deployment) -> None:
     run = deployment.wait_for(deployment.begin("2025-01-01", days=2), "SUCCESS", "FAILURE")
     assert run.status == "SUCCESS"
     assert {"2025-01-01-0/video.mp4", "2025-01-02-7/video.mp4"} <= deployment.world.object_keys()
 
 
+@pytest.mark.deployment
 def test_terminate_cancels_a_run_within_seconds(deployment: Deployment) -> None:
     run_id = deployment.begin("2025-02-01", days=3, seconds_an_answer=1.0)
     deployment.wait_until_asked()
@@ -97,6 +99,7 @@ def test_terminate_cancels_a_run_within_seconds(deployment: Deployment) -> None:
     assert "Run timed out" not in str(deployment.containers.client.run_events(run_id))
 
 
+@pytest.mark.deployment
 def test_a_killed_run_is_told_and_started_again(deployment: Deployment) -> None:
     run_id = deployment.begin("2025-03-01", days=3, seconds_an_answer=1.0)
     deployment.wait_until_asked()
@@ -107,6 +110,7 @@ def test_a_killed_run_is_told_and_started_again(deployment: Deployment) -> None:
     assert deployment.wait_for(deployment.retry_of(run_id), "SUCCESS", "FAILURE").status == "SUCCESS"
 
 
+@pytest.mark.deployment
 def test_runs_that_died_with_their_worker_are_told_when_a_worker_starts(deployment: Deployment) -> None:
     run_id = deployment.begin("2025-04-01", days=3, seconds_an_answer=1.0)
     deployment.wait_until_asked()
@@ -117,6 +121,7 @@ def test_runs_that_died_with_their_worker_are_told_when_a_worker_starts(deployme
     assert deployment.wait_for(deployment.retry_of(run_id), "SUCCESS", "FAILURE").status == "SUCCESS"
 
 
+@pytest.mark.deployment
 def test_a_run_may_end_when_a_worker_is_asked_to_stop(deployment: Deployment) -> None:
     run_id = deployment.begin("2025-06-01", days=2, seconds_an_answer=2.0)
     deployment.wait_until_asked()

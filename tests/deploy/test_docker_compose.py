@@ -109,6 +109,7 @@ def test_a_run_succeeds_and_everything_it_leaves_is_in_postgresql_and_s3(deploym
     assert [key for key in keys if key.startswith(f"dagster-logs/storage/{run_id}/")]
 
 
+@pytest.mark.deployment
 def test_a_second_run_waits_in_the_queue_for_the_pool(deployment: Deployment) -> None:
     first = deployment.begin("2025-02-01", days=1, seconds_an_answer=3.0)
     deployment.wait_until_asked()
@@ -119,6 +120,7 @@ def test_a_second_run_waits_in_the_queue_for_the_pool(deployment: Deployment) ->
     assert began >= deployment.ask_postgres(f"SELECT end_time FROM runs WHERE run_id = '{first}'")
 
 
+@pytest.mark.deployment
 def test_a_killed_run_is_told_and_started_again(deployment: Deployment) -> None:
     run_id = deployment.begin("2025-03-01", days=3, seconds_an_answer=1.0)
     deployment.wait_until_asked()
@@ -182,6 +184,7 @@ def test_the_instance_has_limits_monitoring_retries_and_retention(deployment: De
         assert not instance.telemetry_enabled
 
 
+@pytest.mark.deployment
 def test_a_run_may_end_when_the_code_server_is_asked_to_stop(deployment: Deployment) -> None:
     run_id = deployment.begin("2025-06-01", days=2, seconds_an_answer=2.0)
     deployment.wait_until_asked()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from types import TracebackType
 
 from selenium import webdriver
+from selenium.common.exceptions import TimeoutException
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -61,6 +63,16 @@ class Browser:
         """Load a page and wait until its text contains `expect`; returns the text a person would read."""
         self.driver.get(url)
         return self.wait_for_text(expect, timeout=timeout)
+
+    def open_until(self, url: str, *, expect: str, timeout: float = 120) -> str:
+        """The same for a page that does not change by itself: it is opened again until it says `expect`."""
+        ends_at = time.monotonic() + timeout
+        while True:
+            try:
+                return self.open(url, expect=expect, timeout=15)
+            except TimeoutException:
+                if time.monotonic() > ends_at:
+                    raise
 
     def wait_for_text(self, expect: str, *, timeout: float = 60) -> str:
         """Wait until the page's text contains `expect`; raises selenium's TimeoutException with the text there was."""

@@ -236,7 +236,6 @@ HELPLESS: list[tuple[str, dict[str, Any], list[str]]] = [
     ("condition that is no SQL", {"source_where": "kind ="}, ["LUMA_SOURCE_WHERE"]),
     ("source that is no URL", {"source_url": "generations"}, ["LUMA_SOURCE_URL"]),
     ("data where nothing can be written", {"data_url": "/dev/null/data"}, ["LUMA_DATA_URL"]),
-    ("data in a scheme of others", {"data_url": "gs://lake/luma"}, ["LUMA_DATA_URL", "s3://bucket/prefix"]),
     ("data in a bucket that is not there", {"data_url": "s3://no-such-lake/luma"}, ["LUMA_DATA_URL"]),
     ("bucket that is not there", {"s3_bucket": "no-such-bucket"}, ["no-such-bucket", "LUMA_S3_BUCKET"]),
 ]

@@ -120,7 +120,7 @@ def test_rows_of_an_earlier_version_are_null_and_cost_no_request_until_they_are_
     faulty_cdn.asked.clear()
 
     report = do(world)
-    assert (rows(world)["a", "video"]["status"], facts(world)) == ("already_present", NOTHING)
+    assert (rows(world)["a", "video"]["status"], facts(world)) == ("copied", NOTHING)
     assert report.videos is not None
     assert report.videos.differing == 0
     assert faulty_cdn.asked == []
