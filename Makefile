@@ -19,9 +19,9 @@ sandbox: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=20
 
-# Deployments whose servers and workers are killed and restarted: minutes of waiting, and Redis.
+# Deployments whose servers and workers are killed and restarted, and the newest Python: minutes, and Redis.
 test-deployments: $(READY)
-	$(BIN)/python -m pytest -m deployment tests/deploy
+	$(BIN)/python -m pytest -m deployment tests/deploy tests/packaging
 
 lint: $(READY)
 	$(BIN)/ruff check .

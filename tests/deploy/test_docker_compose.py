@@ -95,6 +95,7 @@ def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: sa.URL
         yield running
 
 
+@pytest.mark.deployment
 def test_a_run_succeeds_and_everything_it_leaves_is_in_postgresql_and_s3(deployment: Deployment) -> None:
     run_id = deployment.begin("2025-01-01", days=2)
     run = deployment.wait_for(run_id, "SUCCESS", "FAILURE")
@@ -133,6 +134,7 @@ def test_a_killed_run_is_told_and_started_again(deployment: Deployment) -> None:
     assert {f"2025-03-0{day}-7/video.mp4" for day in (1, 2, 3)} <= deployment.world.object_keys()
 
 
+@pytest.mark.deployment
 def test_a_run_that_the_provider_refuses_is_not_started_again(deployment: Deployment) -> None:
     deployment.world.provider.account = Account.OUT_OF_QUOTA
     try:
@@ -146,6 +148,7 @@ def test_a_run_that_the_provider_refuses_is_not_started_again(deployment: Deploy
         deployment.world.provider.account = Account.ACTIVE
 
 
+@pytest.mark.deployment
 def test_runs_that_died_with_the_container_are_told_at_its_start_and_started_again(deployment: Deployment) -> None:
     containers = deployment.containers
     run_id = deployment.begin("2025-05-01", days=3, seconds_an_answer=1.0)
@@ -164,6 +167,7 @@ def test_runs_that_died_with_the_container_are_told_at_its_start_and_started_aga
     assert {f"2025-05-0{day}-7/video.mp4" for day in (1, 2, 3)} <= deployment.world.object_keys()
 
 
+@pytest.mark.deployment
 def test_the_instance_has_limits_monitoring_retries_and_retention(deployment: Deployment) -> None:
     with deployment.instance() as instance:
         assert type(instance.run_storage).__module__.startswith("dagster_postgres")
