@@ -19,7 +19,9 @@ PARTITION_FILE = "part-0.parquet"
 SHARD_NAME = re.compile(r"(?:run|refresh-(?P<refresh_since>\d+))-[0-9a-f]{32}-\d{6,}\.parquet")
 """The names of checkpoints. `refresh_since` is in microseconds since 1970."""
 
-_TEMPORARY = re.compile(rf"\.(?:{re.escape(PARTITION_FILE)}|{SHARD_NAME.pattern}|write-probe)\.[0-9A-Za-z]+\.tmp")
+_TEMPORARY = re.compile(
+    rf"\.(?:{re.escape(PARTITION_FILE)}|{SHARD_NAME.pattern}|write-probe|[0-9a-f]{{16}}\.json)\.[0-9A-Za-z]+\.tmp"
+)
 _TEMPORARY_OF_0_1 = re.compile(rf"{SHARD_NAME.pattern}\.tmp")
 
 

@@ -20,6 +20,7 @@ from typing import NamedTuple, TypeVar
 
 from luma_pipeline.dataset import SWEEP_AFTER_SECONDS, Dataset
 from luma_pipeline.engine.generations import ResolvePolicy
+from luma_pipeline.engine.learnt import LimitMemory
 from luma_pipeline.engine.looks import VERIFIED_MARKS, Looks
 from luma_pipeline.engine.partition import (
     GENERATIONS,
@@ -123,6 +124,7 @@ class PipelineRun:
         self._opened = OpenResources()
         self._copier: MediaCopier | None = None
         self._work: PartitionWork | None = None
+        self._limit: LimitMemory | None = None
         self._ended: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
         self._workers = 0
         self.rows_outside: RowsOutside | None = None
@@ -143,7 +145,7 @@ class PipelineRun:
             self.stop()
             return
         try:
-            self._in_thread(self._opened.close, "close")
+            self._in_thread(self._close, "close")
         except BaseException:
             self.stop()
             raise
@@ -222,7 +224,7 @@ class PipelineRun:
         if not options.dry_run:
             dataset.sweep(min(SWEEP_AFTER_SECONDS, policies.orphans_older_than_seconds))
         give_up = GiveUpPolicy(policies.give_up_after_seconds, datetime.now(UTC), never=options.retry_failed)
-        client = self._open_client() if self._datasets & {GENERATIONS, VIDEOS} else None
+        client = self._open_client(dataset) if self._datasets & {GENERATIONS, VIDEOS} else None
         links = ProviderLinks(client, policies.link_preference) if client is not None else None
         overwrite = options.overwrite or settings.videos.overwrite
         if links is not None and VIDEOS in self._datasets:
@@ -254,8 +256,11 @@ class PipelineRun:
         policies = self._settings.policies
         return Looks(dataset, policies.objects_checked, policies.verify_after_seconds, verify=self._options.verify)
 
-    def _open_client(self) -> LumaClient:
-        return self._opened.keep_client(LumaClient(self._settings.provider))
+    def _open_client(self, dataset: Dataset) -> LumaClient:
+        provider = self._settings.provider
+        if provider.requests_per_second is None:
+            self._limit = LimitMemory(dataset, provider)
+        return self._opened.keep_client(LumaClient(provider, None if self._limit is None else self._limit.limiter))
 
     def _open_copier(self, links: ProviderLinks, *, overwrite: bool) -> MediaCopier:
         config = replace(self._settings.videos, overwrite=overwrite)
@@ -277,6 +282,11 @@ class PipelineRun:
             if not self._options.dry_run:
                 marks.set(_ROWS_OUTSIDE)
         return source
+
+    def _close(self) -> None:
+        if self._limit is not None:
+            self._limit.keep()
+        self._opened.close()
 
     # -- threads ----------------------------------------------------------------------------------------------------
 

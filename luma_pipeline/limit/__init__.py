@@ -2,6 +2,15 @@
 
 from luma_pipeline.limit.adaptive import AdaptiveRateLimiter
 from luma_pipeline.limit.gate import RateLimiter, RateLimitGate
+from luma_pipeline.limit.learnt import LearntLimit, LearntLimitError, account_name
 from luma_pipeline.limit.token_bucket import TokenBucket
 
-__all__ = ["AdaptiveRateLimiter", "RateLimitGate", "RateLimiter", "TokenBucket"]
+__all__ = [
+    "AdaptiveRateLimiter",
+    "LearntLimit",
+    "LearntLimitError",
+    "RateLimitGate",
+    "RateLimiter",
+    "TokenBucket",
+    "account_name",
+]
