@@ -62,7 +62,7 @@ test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lowest.lock
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	$(VENV)-lowest/bin/python -m pytest -n 3 --dist loadfile tests/http tests/s3 tests/luma tests/media tests/source tests/dataset tests/engine tests/pipeline
+	$(VENV)-lowest/bin/python -m pytest -n 3 --dist loadfile tests/http tests/s3 tests/limit tests/luma tests/media tests/source tests/dataset tests/engine tests/pipeline
 
 # Both need uv: the lowest and the newest versions that pyproject.toml allows, for every supported Python.
 lock:
