@@ -68,7 +68,8 @@ def file(world: World, dataset: str, day: str) -> Path:
 
 
 def rows(world: World, dataset: str, day: str) -> list[dict[str, Any]]:
-    return pq.ParquetFile(file(world, dataset, day)).read().to_pylist()
+    found: list[dict[str, Any]] = pq.ParquetFile(file(world, dataset, day)).read().to_pylist()
+    return found
 
 
 def asked(world: World) -> set[str]:
