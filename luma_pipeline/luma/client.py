@@ -12,13 +12,13 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple
 
+from luma_pipeline.limit import AdaptiveRateLimiter, RateLimitGate, TokenBucket
 from luma_pipeline.luma.access import AccessGuard
 from luma_pipeline.luma.attempts import Attempts, CancelledError, Requester, RetryBudget
 from luma_pipeline.luma.batch import Batches
 from luma_pipeline.luma.circuit_breaker import CircuitBreaker, FailureClass
 from luma_pipeline.luma.config import AUTO, ProviderConfig
 from luma_pipeline.luma.errors import LinkUnavailableError
-from luma_pipeline.luma.rate_limit import AdaptiveRateLimiter, RateLimitGate, TokenBucket
 from luma_pipeline.luma.request import Request, RequestKind
 from luma_pipeline.luma.responses import Response, ResponseAction, read_answer, shortened
 from luma_pipeline.luma.results import Outcome, TaskResult, same_id

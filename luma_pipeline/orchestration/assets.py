@@ -19,7 +19,7 @@ from luma_pipeline.engine.progress import Progress
 from luma_pipeline.engine.run import PipelineRun
 from luma_pipeline.engine.settings import EngineSettings, Policies, RunOptions
 from luma_pipeline.engine.videos import artifacts_from
-from luma_pipeline.orchestration.checks import DatasetChecks, Thresholds
+from luma_pipeline.orchestration.checks import DatasetChecks
 from luma_pipeline.orchestration.earlier_tries import done_before
 from luma_pipeline.orchestration.endings import (
     PartitionsFailedError,
@@ -27,6 +27,7 @@ from luma_pipeline.orchestration.endings import (
     checked_when_failed,
     retried_once,
 )
+from luma_pipeline.orchestration.evaluations import Thresholds
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
 from luma_pipeline.orchestration.links import ObjectLinks
 from luma_pipeline.orchestration.metadata import generations_metadata, left_metadata, tasks_metadata, videos_metadata
