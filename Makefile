@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again clean
+.PHONY: demo dev sandbox test test-deployments properties lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -23,6 +23,11 @@ test: $(READY)
 # and Redis.
 test-deployments: $(READY)
 	$(BIN)/python -m pytest -m deployment tests/deploy tests/packaging tests/e2e
+
+# The properties with many times the examples of the default suite, other ones in every run.
+TIMES ?= 20
+properties: $(READY)
+	PROPERTIES_TIMES=$(TIMES) $(BIN)/python -m pytest --timeout 7200 tests/properties
 
 lint: $(READY)
 	$(BIN)/ruff check .
