@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from luma_pipeline.dataset import GenerationsVerdict, VideosVerdict
+from luma_pipeline.dataset import AuditSummary, GenerationsVerdict, VideosVerdict
 from luma_pipeline.engine.dataset_check import CheckPlan, DatasetState, LostObject, check_dataset
 from luma_pipeline.engine.partition import GENERATIONS, VIDEOS
 from luma_pipeline.errors import LumaPipelineError
@@ -22,7 +22,7 @@ from luma_pipeline.orchestration.endings import cancelled_when_interrupted
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
 from luma_pipeline.orchestration.partitions import folder_of
 
-__all__ = ["DatasetChecks", "Thresholds", "build_checks", "check_specs"]
+__all__ = ["DatasetChecks", "Thresholds", "audit_evaluation", "build_checks", "check_specs"]
 
 ONE_ROW_PER_TASK = "one_row_per_task"
 FAILED_SHARE = "failed_share"
@@ -32,6 +32,7 @@ SCHEMA_DRIFT = "schema_drift"
 ANSWERS_MATCH_TASKS = "answers_match_tasks"
 VIDEOS_IN_BUCKET = "videos_in_bucket"
 VIDEOS_MATCH_ANSWERS = "videos_match_answers"
+BUCKET_MATCHES_MANIFEST = "bucket_matches_manifest"
 
 _MOST_SHOWN = 20
 _NAMED = 3
@@ -96,6 +97,12 @@ def check_specs(instance: Instance = UNNAMED) -> list[dg.AssetCheckSpec]:
             asset=instance.asset_key(VIDEOS),
             description="The videos in the bucket are as large and as long as the provider's answers say: the same "
             "width and height, and within half a second or a twentieth of the duration.",
+        ),
+        dg.AssetCheckSpec(
+            BUCKET_MATCHES_MANIFEST,
+            asset=instance.asset_key(VIDEOS),
+            description="The objects in the bucket are those of the manifests, as the last audit (the job luma_audit) "
+            "found them. Bytes that are lost or are others are an error, all else is a warning.",
         ),
     ]
 
@@ -199,6 +206,7 @@ class DatasetChecks:
         of_videos = _Judged(self.instance.asset_key(VIDEOS), state.not_judged[VIDEOS], common)
         yield _videos_in_bucket(of_videos, videos, state, this_run)
         yield _videos_match_answers(of_videos, videos, state)
+        yield audit_evaluation(self.instance, state.audit)
 
     def _plan(self, keys: Sequence[str], **settings: Any) -> CheckPlan:
         return CheckPlan(keys, lambda key: folder_of(self.partitions, key), spec=self.spec, **settings)
@@ -432,6 +440,42 @@ def _videos_match_answers(
         },
         is_well=f"None of {objects} objects differs from what its answer says.",
         nothing="" if objects else f"{len(parts)} partitions have no video",
+    )
+
+
+def audit_evaluation(instance: Instance, audit: AuditSummary | None) -> dg.AssetCheckEvaluation:
+    """The evaluation of `bucket_matches_manifest` by an audit; None: there was none yet."""
+    key = instance.asset_key(VIDEOS)
+    if audit is None:
+        description = f"Passes because there was no audit yet: the job {instance.audit_job_name} makes one."
+        return dg.AssetCheckEvaluation(
+            asset_key=key, check_name=BUCKET_MATCHES_MANIFEST, passed=True, description=description
+        )
+    open_counts = {name: count - audit.repaired.get(name, 0) for name, count in audit.counts.items()}
+    told = ", ".join(f"{count} {name}" for name, count in open_counts.items() if count) or "nothing"
+    description = (
+        f"Audit of {audit.audited_at:%Y-%m-%d %H:%M} UTC: {audit.rows} rows, {audit.listed} objects listed, "
+        f"{audit.read} read. Found: {told}."
+    )
+    if audit.problems:
+        description += f" Not looked at: {audit.problems[0]}"
+    return dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=BUCKET_MATCHES_MANIFEST,
+        passed=audit.is_well,
+        description=description,
+        metadata={
+            **audit.counts,
+            **{f"repaired_{name}": count for name, count in audit.repaired.items()},
+            "rows": audit.rows,
+            "objects_listed": audit.listed,
+            "objects_read": audit.read,
+            **_table("examples", audit.examples),
+            **({"not_looked_at": list(audit.problems)} if audit.problems else {}),
+            "audited_at": dg.MetadataValue.timestamp(audit.audited_at),
+            "report": dg.MetadataValue.path(audit.path),
+        },
+        severity=dg.AssetCheckSeverity.ERROR if audit.errors or audit.problems else dg.AssetCheckSeverity.WARN,
     )
 
 
