@@ -6,12 +6,9 @@ objects are read. What seems wrong is looked at again at the end, with the rows 
 
 from __future__ import annotations
 
-import threading
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -20,21 +17,21 @@ from urllib.parse import unquote
 import numpy as np
 
 from luma_pipeline.audit.bucket import AuditBucket
-from luma_pipeline.audit.compare import LATER, Looked, differences, is_later, is_of_a_run_at_work
+from luma_pipeline.audit.compare import LATER, differences
 from luma_pipeline.audit.findings import AUDIT_SCHEMA, Finding, Findings, Kind, Repair
 from luma_pipeline.audit.manifest import Flag, ManifestIndex, ManifestRow, read_rows
 from luma_pipeline.audit.orphans import Orphans
 from luma_pipeline.audit.reading import DueRows
-from luma_pipeline.audit.repair import Repairer, replace_rows, row_after
+from luma_pipeline.audit.repair import Repairer
+from luma_pipeline.audit.second_look import SecondLook
 from luma_pipeline.audit.settings import AuditOptions, AuditSettings
+from luma_pipeline.audit.tally import Tally
 from luma_pipeline.audit.turns import Span
 from luma_pipeline.dataset import AuditSummary, Dataset, DatasetError
 from luma_pipeline.engine.partition import GENERATIONS, VIDEOS
 from luma_pipeline.engine.resources import OpenResources
 from luma_pipeline.engine.threads import finish, start
-from luma_pipeline.luma import LumaError
-from luma_pipeline.media import BucketError, CopyError, CopyResult, CopyStatus, ErrorCode
-from luma_pipeline.media.store import StoredObject
+from luma_pipeline.media import BucketError, CopyError
 
 __all__ = ["AUDIT", "audit_dataset"]
 
@@ -43,11 +40,7 @@ AUDIT = "luma_audit"
 _READ_AT_ONCE = 8
 _EXTRA_READS = 1000
 """Objects that are read out of their turn because the listing tells of something: so many, or as many as are due."""
-_FAILURES_BEFORE_STOP = 16
 _MOST_DUPLICATES = 1000
-_GONE = frozenset({ErrorCode.NO_LINK.value, ErrorCode.LINK_EXPIRED.value})
-_COPIED_AGAIN = frozenset(kind for kind in Kind if kind.is_loss) | {Kind.OTHER_TASK, Kind.WRONG_CONTENT_TYPE}
-_RENEWED = frozenset({Kind.ETAG_DIFFERS, Kind.REWRITTEN, Kind.NO_DIGEST})
 
 
 def audit_dataset(
@@ -77,16 +70,6 @@ def audit_dataset(
     return summary
 
 
-@dataclass
-class _Judged:
-    """What a second look at a row found. `looked` is None where the object was not looked at."""
-
-    row: ManifestRow
-    findings: list[Finding]
-    looked: Looked | None = None
-    patch: Mapping[str, Any] | None = field(default=None)
-
-
 class _Audit:
     def __init__(
         self, opened: OpenResources, settings: AuditSettings, options: AuditOptions, tell: Callable[[str], None]
@@ -94,19 +77,12 @@ class _Audit:
         self._opened = opened
         self._settings = settings
         self._options = options
-        self._tell = tell
         self._now = datetime.now(UTC)
         self._since = self._now - timedelta(seconds=settings.young_seconds)
-        self._problems: list[str] = []
-        self._others: Counter[str] = Counter()
-        self._unread_partitions = 0
-        self._unread_objects = 0
-        self._read_objects = self._read_bytes = self._listed = 0
+        self._tally = Tally(tell)
+        self._unread_partitions = self._missing_partitions = 0
+        self._listed = 0
         self._is_listed = True
-        self._lock = threading.Lock()
-        self._failures = 0
-        self._repairer: Repairer | None = None
-        self._can_repair = options.repair
 
     def do(self) -> AuditSummary:
         with ExitStack() as stack:
@@ -124,9 +100,8 @@ class _Audit:
             stack.callback(orphans.close)
             index = self._read_manifests(due)
             self._list(index, orphans)
-            self._extra_reads = max(_EXTRA_READS, due.rows)
             self._read(index, due)
-            self._look_again(index)
+            self._second_look(max(_EXTRA_READS, due.rows)).do(index)
             self._find_duplicates(index)
             self._judge_orphans(index, orphans)
             return self._report(index)
@@ -153,26 +128,26 @@ class _Audit:
                 index.add(self._dataset.partition(VIDEOS, folder), folder, due.take)
             except DatasetError as error:
                 self._unread_partitions += 1
-                self._problem(f"the manifest of {folder}", error)
+                self._problem(f"the manifest of {folder} was not read", error)
                 self._findings.add(Finding(Kind.UNREADABLE_PARTITION, "a manifest", str(error), folder))
             due.sort()
         self._find_missing_partitions(folders)
         index.seal()
         elsewhere = index.flagged(Flag.ELSEWHERE)
         if elsewhere:
-            self._others["elsewhere"] = elsewhere
-            self._tell(
+            self._tally.count("elsewhere", elsewhere)
+            self._tally.tell(
                 f"{elsewhere} objects of the manifests are in another bucket or outside of the prefix "
                 f"{self._bucket.template.prefix!r}: each is looked at by itself"
             )
-        self._tell(f"{len(index)} objects are in {len(index.partitions)} manifests, {due.rows} are to be read")
+        self._tally.tell(f"{len(index)} objects are in {len(index.partitions)} manifests, {due.rows} are to be read")
         return index
 
     def _find_missing_partitions(self, folders: set[str]) -> None:
         for folder in sorted(self._dataset.folders(GENERATIONS) - folders):
             written = self._dataset.partition(GENERATIONS, folder).modified_at()
             if self._options.takes(folder) and written is not None and written < self._since:
-                self._others["missing_partitions"] += 1
+                self._missing_partitions += 1
                 expected = f"a manifest, since {GENERATIONS} has the partition"
                 self._findings.add(Finding(Kind.MISSING_PARTITION, expected, "no file", folder))
 
@@ -187,9 +162,10 @@ class _Audit:
                     orphans.take(unknown)
         except (BucketError, CopyError) as error:
             self._is_listed = False
-            self._problem(f"the listing of bucket {self._bucket.name}", error)
+            self._problem(f"bucket {self._bucket.name} was not listed to its end", error)
         index.judge(int(LATER.total_seconds() * 1_000_000), is_complete=self._is_listed)
-        self._tell(f"{self._listed} objects are listed, {index.flagged(Flag.LISTING)} are not as the manifests say")
+        wrong = index.flagged(Flag.LISTING)
+        self._tally.tell(f"{self._listed} objects are listed, {wrong} rows of the manifests seem wrong")
 
     # -- the reading ------------------------------------------------------------------------------------------------
 
@@ -201,7 +177,7 @@ class _Audit:
                     self._read_some(index, some)
                 self._put_hand(part)
         except BucketError as error:
-            self._problem("objects whose turn it was", error)
+            self._problem("not all objects whose turn it was were read", error)
         else:
             if not due.rows:
                 self._put_hand(self._span.parts - 1)
@@ -211,215 +187,32 @@ class _Audit:
             self._dataset.audits().put_hand(self._span.hand_after(part))
 
     def _read_some(self, index: ManifestIndex, some: Sequence[tuple[ManifestRow, int]]) -> None:
-        some = [(row, number) for row, number in some if not index.flags[number] & Flag.LISTING]
-        looks = self._pool.map(lambda row: self._looked(row, is_read=True), [row for row, _ in some])
+        some = [(row, number) for row, number in some if not int(index.flags[number]) & Flag.LISTING]
+        looks = self._pool.map(lambda each: self._bucket.look(each[0].bucket, str(each[0].key), is_read=True), some)
         for (row, number), looked in zip(some, looks, strict=True):
             if isinstance(looked, CopyError) or differences(row, looked, ""):
-                index.flags[number] |= Flag.READING
+                index.flags[number] |= np.uint8(Flag.READING)
             elif looked.digest is None:
-                self._others["archived"] += 1
+                self._tally.count("archived")
 
-    def _looked(self, row: ManifestRow, *, is_read: bool) -> Looked | CopyError:
-        """The object of a row; an error that concerns it alone. Raises BucketError where the store fails for all."""
-        key = str(row.key)
-        try:
-            if is_read:
-                found = self._bucket.read(row.bucket, key)
-                looked = Looked(None) if found is None else Looked(*found)
-                self._count_read(looked)
-            else:
-                looked = Looked(self._bucket.head(row.bucket, key))
-        except CopyError as error:
-            with self._lock:
-                self._failures += 1
-                if self._failures < _FAILURES_BEFORE_STOP:
-                    return error
-            raise BucketError(f"the store failed {self._failures} times in a row, last: {error}") from None
-        with self._lock:
-            self._failures = 0
-        return looked
-
-    def _count_read(self, looked: Looked) -> None:
-        if looked.digest is not None and looked.stored is not None:
-            with self._lock:
-                self._read_objects += 1
-                self._read_bytes += looked.stored.size_bytes
-
-    # -- the second look --------------------------------------------------------------------------------------------
-
-    def _look_again(self, index: ManifestIndex) -> None:
-        """Look at each row again that seems wrong, as it is now, and at its object."""
-        repeated = self._still_repeated(index)
-        for partition, flags in index.suspects():
-            try:
-                for rows in read_rows(self._dataset, partition.folder, flags, index.bucket):
-                    judge = partial(self._judge, partition.folder, flags, repeated)
-                    judged = list(self._pool.map(judge, rows))
-                    self._repair(partition.folder, judged)
-                    for each in judged:
-                        for finding in each.findings:
-                            self._findings.add(finding)
-            except DatasetError as error:
-                self._unread_partitions += 1
-                self._problem(f"what seems wrong in {partition.folder}", error)
-            except BucketError as error:
-                self._problem("what seems wrong", error)
-                return
-        if self._unread_objects:
-            self._problems.append(f"{self._unread_objects} objects could not be read: see {Kind.UNREADABLE_OBJECT}")
-
-    def _still_repeated(self, index: ManifestIndex) -> frozenset[int]:
-        """The keys, as hashes, that more than one row has now."""
-        keys: list[int] = []
-        for partition, flags in index.suspects():
-            if wanted := {key: flag for key, flag in flags.items() if flag & Flag.REPEATED}:
-                try:
-                    for rows in read_rows(self._dataset, partition.folder, wanted, index.bucket):
-                        keys += (row.key_hash(index.bucket) for row in rows)
-                except DatasetError:  # told by the look at its rows
-                    continue
-        return frozenset(key for key, count in Counter(keys).items() if count > 1)
-
-    def _judge(self, folder: str, flags: Mapping[int, Flag], repeated: frozenset[int], row: ManifestRow) -> _Judged:
-        key = row.key_hash(self._bucket.name)
-        judged = _Judged(row, self._row_findings(folder, row, is_repeated=key in repeated))
-        if row.has_object and flags[key] & (Flag.LISTING | Flag.READING | Flag.ELSEWHERE):
-            self._judge_object(folder, flags[key], judged)
-        return judged
-
-    def _row_findings(self, folder: str, row: ManifestRow, *, is_repeated: bool) -> list[Finding]:
-        place = (folder, row.task_id, row.artifact, row.key)
-        found = []
-        if not row.has_object:
-            found.append(
-                Finding(Kind.NO_KEY, "a key and a size", f"{row.key or 'no key'}, {row.size_bytes} bytes", *place)
-            )
-        if not row.has_digest:
-            found.append(Finding(Kind.NO_DIGEST, "a SHA-256", row.sha256 or "none", *place))
-        if is_repeated:
-            found.append(Finding(Kind.REPEATED_KEY, "one row with this key", "more than one", *place))
-        return found
-
-    def _judge_object(self, folder: str, flag: Flag, judged: _Judged) -> None:
-        row = judged.row
-        looked = self._looked(row, is_read=bool(flag & Flag.READING) or not self._is_listed)
-        if isinstance(looked, Looked) and self._is_to_be_read(row, looked):
-            looked = self._looked(row, is_read=True)
-        if isinstance(looked, CopyError):
-            with self._lock:
-                self._unread_objects += 1
-            judged.findings.append(
-                Finding(Kind.UNREADABLE_OBJECT, "an object", str(looked), folder, row.task_id, row.artifact, row.key)
-            )
-            return
-        judged.looked = looked
-        found = differences(row, looked, folder)
-        if found and is_of_a_run_at_work(row, looked, self._since):
-            with self._lock:
-                self._others["perhaps_of_a_run_at_work"] += 1
-            return
-        judged.findings += found
-
-    def _is_to_be_read(self, row: ManifestRow, looked: Looked) -> bool:
-        """Whether only the bytes tell what is so; within bounds, since each object of a restored bucket may ask it."""
-        stored = looked.stored
-        if stored is None or looked.digest is not None:
-            return False
-        is_same = stored.size_bytes == row.size_bytes and stored.etag == row.etag and not is_later(row, stored)
-        if is_same or (stored.size_bytes != row.size_bytes and stored.copy_id is None):
-            return False
-        with self._lock:
-            self._extra_reads -= 1
-            return self._extra_reads >= 0
-
-    # -- repairs ----------------------------------------------------------------------------------------------------
-
-    def _repair(self, folder: str, judged: Sequence[_Judged]) -> None:
-        """Copy again, or renew the row, and put both into the manifest; the findings say what was done."""
-        if not self._can_repair:
-            return
-        to_copy = [each for each in judged if any(finding.kind in _COPIED_AGAIN for finding in each.findings)]
-        try:
-            for start_at in range(0, len(to_copy), _EXTRA_READS):
-                self._copy_again(to_copy[start_at : start_at + _EXTRA_READS])
-        except (BucketError, LumaError) as error:
-            self._can_repair = False
-            self._problem("repairs", error)
-        for each in judged:
-            if each.patch is None and each.findings and all(finding.kind in _RENEWED for finding in each.findings):
-                self._renew(each)
-        changed = [each for each in judged if each.patch is not None]
-        if not changed:
-            return
-        rows = [each.row for each in changed]
-        done = replace_rows(
-            self._dataset.partition(VIDEOS, folder), rows, [each.patch for each in changed if each.patch is not None]
+    def _second_look(self, reads: int) -> SecondLook:
+        settings, provider = self._settings, self._settings.provider
+        repairer = None
+        if self._options.repair and provider is not None:
+            repairer = Repairer(self._opened, settings.videos, provider, settings.link_preference)
+        elif self._options.repair:
+            self._problem("nothing was repaired", "this audit was not told how to ask the provider")
+        return SecondLook(
+            self._dataset,
+            self._bucket,
+            self._pool,
+            self._findings,
+            self._tally,
+            since=self._since,
+            reads=reads,
+            is_listed=self._is_listed,
+            repairer=repairer,
         )
-        for each in changed:
-            if each.row not in done:
-                each.findings = [
-                    finding.with_repair(Repair.FAILED, "a run has changed the row meanwhile")
-                    for finding in each.findings
-                ]
-
-    def _copy_again(self, judged: Sequence[_Judged]) -> None:
-        provider = self._settings.provider
-        if provider is None:
-            raise BucketError("repairs need the provider, which this audit has not")
-        if self._repairer is None:
-            self._repairer = Repairer(self._opened, self._settings.videos, provider, self._settings.link_preference)
-        results = self._repairer.copy_again([each.row for each in judged])
-        for each, result in zip(judged, results, strict=True):
-            self._take_copy(each, result)
-
-    def _take_copy(self, judged: _Judged, result: CopyResult | None) -> None:
-        if result is not None and result.status is CopyStatus.COPIED:
-            stored = self._bucket.head(result.bucket, str(result.key))
-            if stored is not None and (stored.size_bytes, stored.etag) == (
-                result.size_bytes,
-                result.etag or stored.etag,
-            ):
-                judged.patch = row_after(result)
-                same = "the same bytes" if result.sha256 == judged.row.sha256 else "other bytes than the manifest had"
-                judged.findings = [
-                    finding.with_repair(Repair.COPIED_AGAIN, f"copied again: {same}")
-                    if finding.kind is not Kind.REPEATED_KEY
-                    else finding
-                    for finding in judged.findings
-                ]
-                return
-        words = "no such artifact is known" if result is None else f"{result.error_code}: {result.error_message}"
-        is_gone = result is not None and result.error_code in _GONE
-        judged.findings = [
-            finding.with_repair(Repair.LOST if is_gone and finding.kind.is_loss else Repair.FAILED, words)
-            if finding.kind in _COPIED_AGAIN
-            else finding
-            for finding in judged.findings
-        ]
-
-    def _renew(self, judged: _Judged) -> None:
-        """Take into the row what the store says of an object whose bytes are right."""
-        row, looked = judged.row, judged.looked
-        if looked is None or looked.digest is None:
-            again = self._looked(row, is_read=True)
-            looked = again if isinstance(again, Looked) else None
-        if looked is None or looked.stored is None or looked.digest is None:
-            return
-        stored = looked.stored
-        is_right = looked.digest == row.sha256 if row.has_digest else self._may_be_believed(row, stored)
-        if is_right:
-            judged.patch = {
-                "status": CopyStatus.ALREADY_PRESENT.value,
-                "sha256": looked.digest,
-                "etag": stored.etag,
-                "copied_at": stored.modified_at,
-            }
-            judged.findings = [finding.with_repair(Repair.ROW_RENEWED) for finding in judged.findings]
-
-    @staticmethod
-    def _may_be_believed(row: ManifestRow, stored: StoredObject) -> bool:
-        """Whether an object without a known digest is the row's by its own metadata, as a run would take it."""
-        return stored.size_bytes == row.size_bytes and stored.belongs_to(row.task_id, row.artifact)
 
     # -- what is in no manifest, or twice ---------------------------------------------------------------------------
 
@@ -428,10 +221,8 @@ class _Audit:
         places = index.duplicates()
         firsts: dict[int, str] = {}
         told = 0
-        for partition in index.partitions if len(places) else ():
-            end = self._rows_end(index, partition.first_row)
-            within = np.isin(index.places[partition.first_row : end], places)
-            keys = dict.fromkeys(index.keys[partition.first_row : end][within].tolist())
+        for partition, rows in index.spans() if len(places) else ():
+            keys = dict.fromkeys(index.keys[rows][np.isin(index.places[rows], places)].tolist())
             if not keys or told >= _MOST_DUPLICATES:
                 continue
             try:
@@ -444,30 +235,27 @@ class _Audit:
                         place = (partition.folder, row.task_id, row.artifact, row.key)
                         self._findings.add(Finding(Kind.DUPLICATE, "bytes of its own", f"those of {first}", *place))
             except DatasetError as error:
-                self._problem(f"duplicates in {partition.folder}", error)
+                self._problem(f"duplicates in {partition.folder} were not looked for", error)
         self._findings.counts[Kind.DUPLICATE] = max(told, index.duplicate_objects)
-
-    @staticmethod
-    def _rows_end(index: ManifestIndex, first_row: int) -> int:
-        return min((each.first_row for each in index.partitions if each.first_row > first_row), default=len(index))
 
     def _rows(self, folder: str, keys: Mapping[int, Any], bucket: str) -> Iterator[ManifestRow]:
         for rows in read_rows(self._dataset, folder, keys, bucket):
             yield from rows
 
     def _judge_orphans(self, index: ManifestIndex, orphans: Orphans) -> None:
-        self._others["not_ours"], self._others["young_orphans"] = orphans.of_others, orphans.young
+        self._tally.count("not_ours", orphans.of_others)
+        self._tally.count("young_orphans", orphans.young)
         if not orphans.candidates:
             return
         if self._unread_partitions:
-            self._problems.append(
-                f"{orphans.candidates} objects are in none of the manifests that could be read: whether they are "
-                "orphaned is told when all can be"
+            self._problem(
+                "orphaned objects were not looked for",
+                f"{orphans.candidates} objects are in none of the manifests that could be read",
             )
             return
         refusal = self._why_nothing_is_deleted(index, orphans)
         if refusal and self._options.delete_orphans:
-            self._problems.append(f"no orphaned object was deleted: {refusal}")
+            self._problem("no orphaned object was deleted", refusal)
         try:
             added = self._keys_since(index)
             for keys in orphans:
@@ -475,17 +263,15 @@ class _Audit:
                 for finding in self._pool.map(partial(self._orphan, is_deleted=not refusal), left):
                     if finding is not None:
                         self._findings.add(finding)
-        except DatasetError as error:
-            self._problem("orphaned objects", error)
-        except (BucketError, CopyError) as error:
-            self._problem("orphaned objects", error)
+        except (DatasetError, BucketError) as error:
+            self._problem("orphaned objects were not all looked at", error)
 
     def _why_nothing_is_deleted(self, index: ManifestIndex, orphans: Orphans) -> str:
         if not self._options.delete_orphans:
             return "it was not asked for"
         if not self._is_listed:
             return "the listing is not complete"
-        if self._others["missing_partitions"]:
+        if self._missing_partitions:
             return "partitions of the manifest are missing"
         if orphans.candidates > len(index):
             return (
@@ -507,7 +293,10 @@ class _Audit:
         return added
 
     def _orphan(self, key: str, *, is_deleted: bool) -> Finding | None:
-        stored = self._bucket.head(self._bucket.name, key)
+        looked = self._bucket.look(self._bucket.name, key, is_read=False)
+        if isinstance(looked, CopyError):
+            return Finding(Kind.ORPHANED, "a row in a manifest", str(looked), key=key)
+        stored = looked.stored
         if stored is None or (stored.modified_at is not None and stored.modified_at > self._since):
             return None
         named = "by its metadata of no task" if stored.task_id is None else f"of task {stored.task_id}"
@@ -526,10 +315,9 @@ class _Audit:
 
     # -- the report -------------------------------------------------------------------------------------------------
 
-    def _problem(self, what: str, error: Exception) -> None:
+    def _problem(self, what: str, why: object) -> None:
         self._bucket.check_stop()
-        self._problems.append(f"{what}: {error}")
-        self._tell(f"not looked at: {what}: {error}")
+        self._tally.problem(what, why)
 
     def _report(self, index: ManifestIndex) -> AuditSummary:
         self._bucket.check_stop()
@@ -541,14 +329,14 @@ class _Audit:
             partitions=len(index.partitions),
             rows=len(index),
             listed=self._listed,
-            read=self._read_objects,
-            bytes_read=self._read_bytes,
-            others={name: count for name, count in self._others.items() if count},
+            read=self._bucket.objects_read,
+            bytes_read=self._bucket.bytes_read,
+            others=self._tally.counts,
             counts=_counts(findings.counts),
             repaired=_counts(findings.repaired),
             errors=findings.errors,
             warnings=findings.warnings,
-            problems=tuple(self._problems),
+            problems=tuple(self._tally.problems),
             examples=tuple(_example(finding) for finding in findings.examples),
             path=written.path,
         )

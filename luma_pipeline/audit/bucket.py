@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TypeVar
 
+from luma_pipeline.audit.compare import Looked
 from luma_pipeline.media import BucketError, CopyError, ErrorCode, TransferConfig
-from luma_pipeline.media.store import Bucket, StoredObject
+from luma_pipeline.media.store import Bucket
 from luma_pipeline.s3 import ListedObject, S3SettingsError, make_client
 from luma_pipeline.s3.breaker import RequestBreaker
 
@@ -17,6 +18,7 @@ __all__ = ["AuditBucket", "AuditStoppedError"]
 _TIMEOUTS = (5.0, 60.0)
 _PAGE_KEYS = 1000
 _READ_ATTEMPTS = 3
+_FAILURES_BEFORE_STOP = 16
 
 _T = TypeVar("_T")
 
@@ -39,6 +41,11 @@ class AuditBucket:
         self._breaker = RequestBreaker(self._client)
         self._stopping = stopping
         self._buckets: dict[str, Bucket] = {}
+        self._lock = threading.Lock()
+        self._failures = 0
+        self.objects_read = 0
+        """Objects whose bytes were read."""
+        self.bytes_read = 0
 
     def listed(self) -> Iterator[list[ListedObject]]:
         """The objects below the prefix, page by page. Raises BucketError or CopyError where the listing breaks off."""
@@ -52,17 +59,33 @@ class AuditBucket:
                 raise CopyError(ErrorCode.STORE_ERROR, f"the store's listing of {self.template.prefix!r} does not end")
             token = page.token
 
-    def head(self, bucket: str, key: str) -> StoredObject | None:
-        """The object under a key; None when there is none."""
-        return self._tried(lambda: self._of(bucket).head(key))
+    def look(self, bucket: str, key: str, *, is_read: bool) -> Looked | CopyError:
+        """The object under a key, and with `is_read` its digest; an error that concerns it alone.
 
-    def read(self, bucket: str, key: str) -> tuple[StoredObject, str | None] | None:
-        """The object under a key with the SHA-256 of its bytes, None where an archive has them; None for no object."""
-        return self._tried(lambda: self._of(bucket).read_whole(key))
+        Raises BucketError where the store fails for one after the other.
+        """
+        try:
+            if is_read:
+                found = self._tried(partial(self._of(bucket).read_whole, key))
+                looked = Looked(None) if found is None else Looked(*found)
+            else:
+                looked = Looked(self._tried(partial(self._of(bucket).head, key)))
+        except CopyError as error:
+            with self._lock:
+                self._failures += 1
+                if self._failures < _FAILURES_BEFORE_STOP:
+                    return error
+            raise BucketError(f"the store failed {self._failures} times in a row, last: {error}") from None
+        with self._lock:
+            self._failures = 0
+            if looked.digest is not None and looked.stored is not None:
+                self.objects_read += 1
+                self.bytes_read += looked.stored.size_bytes
+        return looked
 
     def delete(self, key: str) -> None:
         """Delete an object of the bucket."""
-        self._tried(lambda: self._of(self.name).delete(key))
+        self._tried(partial(self._of(self.name).delete, key))
 
     def stop(self) -> None:
         """Break off what is under way; returns at once."""

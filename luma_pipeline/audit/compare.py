@@ -69,6 +69,9 @@ def differences(row: ManifestRow, looked: Looked, partition: str) -> list[Findin
     if stored.task_id is not None and not stored.belongs_to(row.task_id, row.artifact):
         named = f"task {stored.task_id}, artifact {stored.artifact}"
         found.append(finding(Kind.OTHER_TASK, f"task {row.task_id}, artifact {row.artifact}", named))
+    if not found and is_later(row, stored):
+        same = "not read" if looked.digest is None else "the same bytes"
+        found.append(finding(Kind.REWRITTEN, f"copied at {row.copied_at}", f"written at {stored.modified_at}, {same}"))
     return found
 
 
@@ -86,7 +89,4 @@ def _of_bytes(
         return [finding(Kind.ETAG_DIFFERS, etags[0], f"{etags[1]}, the same bytes")]
     if is_other_etag:
         return [finding(Kind.CHANGED, etags[0], f"{etags[1]}; its bytes could not be compared")]
-    if is_later(row, stored):
-        bytes_are = "the same bytes" if digest is Match.SAME else "not read"
-        return [finding(Kind.REWRITTEN, f"copied at {row.copied_at}", f"written at {stored.modified_at}, {bytes_are}")]
     return []

@@ -140,7 +140,7 @@ class ManifestIndex:
         self._others = np.unique(_frozen(self._other_keys, np.int64))
         self._distinct, inverse, counts = np.unique(self.keys, return_inverse=True, return_counts=True)
         self._inverse = inverse.astype(np.int32)
-        self.flags[counts[self._inverse] > 1] |= Flag.REPEATED
+        self.flags[counts[self._inverse] > 1] |= np.uint8(Flag.REPEATED)
         self._found = np.zeros(len(self._distinct), dtype=np.int64)
         self._modified_at = np.zeros(len(self._distinct), dtype=np.int64)
         self._is_found = np.zeros(len(self._distinct), dtype=bool)
@@ -169,21 +169,26 @@ class ManifestIndex:
         is_other = is_found & (self._found[self._inverse] != self._expected)
         is_later = is_found & (self._modified_at[self._inverse] > self.copied_at + later_than) & (self.copied_at > 0)
         is_wrong = is_other | is_later | (~is_found if is_complete else np.zeros(len(self), dtype=bool))
-        is_listed = (self.flags & (Flag.ELSEWHERE | Flag.NO_KEY)) == 0
-        self.flags[is_wrong & is_listed] |= Flag.LISTING
+        is_listed = (self.flags & np.uint8(Flag.ELSEWHERE | Flag.NO_KEY)) == 0
+        self.flags[is_wrong & is_listed] |= np.uint8(Flag.LISTING)
 
     def flagged(self, flags: Flag) -> int:
         """How many rows have one of the flags."""
-        return int(np.count_nonzero(self.flags & flags))
+        return int(np.count_nonzero(self.flags & np.uint8(flags)))
+
+    def spans(self) -> Iterator[tuple[PartitionSeen, slice]]:
+        """The partitions, and where their rows are."""
+        ends = [*(each.first_row for each in self.partitions[1:]), len(self)]
+        for partition, end in zip(self.partitions, ends, strict=False):
+            yield partition, slice(partition.first_row, end)
 
     def suspects(self) -> Iterator[tuple[PartitionSeen, Mapping[int, Flag]]]:
         """The partitions with flagged rows, and their flags by the hash of the key."""
-        ends = [*(each.first_row for each in self.partitions[1:]), len(self)]
-        for partition, end in zip(self.partitions, ends, strict=True):
-            flags = self.flags[partition.first_row : end]
+        for partition, rows in self.spans():
+            flags = self.flags[rows]
             numbers = np.flatnonzero(flags)
             if len(numbers):
-                keys = self.keys[partition.first_row : end][numbers]
+                keys = self.keys[rows][numbers]
                 by_key: dict[int, Flag] = {}
                 for key, flag in zip(keys.tolist(), flags[numbers].tolist(), strict=True):
                     by_key[key] = by_key.get(key, Flag.NONE) | Flag(flag)
@@ -192,7 +197,7 @@ class ManifestIndex:
     def duplicates(self) -> npt.NDArray[np.uint64]:
         """The places on the dial that objects under more than one key have: that of their digest."""
         first = np.unique(self._inverse, return_index=True)[1]
-        has_digest = (self.flags[first] & (Flag.NO_DIGEST | Flag.NO_KEY)) == 0
+        has_digest = (self.flags[first] & np.uint8(Flag.NO_DIGEST | Flag.NO_KEY)) == 0
         places, counts = np.unique(self.places[first][has_digest], return_counts=True)
         self.duplicate_objects = int((counts[counts > 1] - 1).sum())
         return places[counts > 1]

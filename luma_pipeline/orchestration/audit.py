@@ -6,7 +6,7 @@ an evaluation of the check `bucket_matches_manifest`. Later runs of the checks r
 
 # No postponed annotations in this module: Dagster reads those of the op's function as types.
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,14 +67,16 @@ def build_audit_job(plan: AuditPlan, instance: Instance = UNNAMED) -> dg.JobDefi
         required_resource_keys={instance.dataset_key, instance.bucket_key, instance.provider_key},
         description="Compares the manifests with the bucket, both ways, and writes a report.",
     )
-    def luma_audit_op(context: dg.OpExecutionContext, config: LumaAuditConfig) -> None:
+    def luma_audit_op(
+        context: dg.OpExecutionContext, config: LumaAuditConfig
+    ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
         try:
             with cancelled_when_interrupted(context):
                 summary = _audit(context, plan, config, instance)
         except (LumaPipelineError, ValueError) as error:
             raise dg.Failure(f"the audit could not be made: {error}") from error
-        context.log_event(audit_evaluation(instance, summary))
-        context.add_output_metadata(audit_metadata(summary))
+        yield audit_evaluation(instance, summary)
+        yield dg.Output(None, metadata=audit_metadata(summary))
         tags = {f"audit_{name}": count for name, count in summary.counts.items()}
         counts = {"audited": summary.rows, "audit_errors": summary.errors, "audit_warnings": summary.warnings, **tags}
         context.instance.add_run_tags(
