@@ -39,7 +39,7 @@ WELL = ["well-1", "well-2", "_well"]
 
 def damage(scene: Scene) -> None:
     """Each kind of damage to a task of its own."""
-    client, bucket = scene.world.store.client(), scene.world.bucket
+    client, bucket = scene.client, scene.world.bucket
     scene.delete("gone")
     scene.put("cut", scene.body("cut")[:-7], Metadata=scene.metadata("cut"))
     scene.put("longer", scene.body("longer") + b"and more", Metadata=scene.metadata("longer"))
@@ -141,7 +141,7 @@ def test_the_report_says_where_and_what_and_duckdb_reads_it(
     assert (cut["partition"], cut["task_id"], cut["artifact"]) == (f"date={DAY}", "cut", "video")
     assert (cut["repaired"], cut["repair"], cut["audited_at"]) == (False, None, audited.audited_at)
     path = f"{scene.root}/luma_audit/**/*.parquet"
-    query = f"SELECT kind, count(*) FROM read_parquet('{path}') WHERE audited_at = ? GROUP BY ALL"  # noqa: S608
+    query = f"SELECT kind, count(*) FROM read_parquet('{path}') WHERE audited_at = ? GROUP BY ALL"
     assert dict(duckdb.execute(query, [audited.audited_at]).fetchall()) == audited.counts
     assert AUDIT_SCHEMA.names == [name for name in report[0] if name != "audit"]
 
