@@ -25,6 +25,9 @@ ROW_GROUP_ROWS = 10_000
 """Rows in a row group: about 50 MB of answers before compression, so that a reader of few columns skips well and the
 writer holds little."""
 
+_DIGESTED_ROWS = 1_000
+"""Rows that are digested together."""
+
 
 @dataclass(frozen=True)
 class Written:
@@ -305,7 +308,9 @@ def _with_statistics(schema: pa.Schema) -> list[str]:
 def _update(digest: Any, table: pa.Table) -> None:
     table = table.replace_schema_metadata(None)
     with pa.PythonFile(_Digesting(digest), "w") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table.combine_chunks())
+        # In pieces: a copy of a whole row group would be 25 MB more.
+        for start in range(0, len(table), _DIGESTED_ROWS):
+            stream.write_table(table.slice(start, _DIGESTED_ROWS).combine_chunks())
 
 
 class _Digesting(io.RawIOBase):
