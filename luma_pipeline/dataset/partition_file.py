@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from types import TracebackType
 from typing import IO, Any
 
@@ -62,6 +63,10 @@ class PartitionFile:
     def version(self) -> str:
         """What tells the file that is there from every other that was or will be; empty if there is none."""
         return self._storage.version(self._path)
+
+    def modified_at(self) -> datetime | None:
+        """When the file was written (aware UTC); None if there is none."""
+        return self._storage.modified_at(self._path)
 
     def open(self, *, whole: bool = False) -> PartitionReader:
         """A reader of the file as it is now, to be used in a `with` block. It has no rows where there is no file.
