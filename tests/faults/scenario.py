@@ -27,7 +27,7 @@ EVENTS = (
 
 On S3 a dataset's file has no rename: its PUT is meant. An `object` is a video of one part."""
 MULTIPART_EVENTS = {"part", "before Complete", "after Complete"}
-SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGKILL, signal.SIGINT)
+SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ def _attempt(seed: int, number: int, chance: random.Random, is_large: bool) -> A
         kills.append(_kill(turn + 3, chance, is_large) if chance.random() < 0.5 else None)
     config: dict[str, Any] = {"refresh": True} if number and chance.random() < 0.5 or chance.random() < 0.1 else {}
     crash = chance.uniform(0.0, 1.0) if chance.random() < 0.35 else None
-    return Attempt(tuple(kills), config, 6.0 if is_large else 4.0, crash)
+    return Attempt(tuple(kills), config, 8.0, crash)
 
 
 def _kill(turn: int, chance: random.Random, is_large: bool) -> Kill:
@@ -156,6 +156,6 @@ def _kill(turn: int, chance: random.Random, is_large: bool) -> Kill:
         event = "checkpoint"
     elif event == "checkpoint" and not is_large:
         event = "random moment"
-    kind = SIGNALS[(turn // 3 + turn) % len(SIGNALS)]
+    kind = chance.choice(SIGNALS)
     nth = chance.choice((1, 1, 2)) if event in {"mark", "checkpoint", "delete"} else 1
     return Kill(kind, event, nth, chance.uniform(0.2, 4.0 if is_large else 2.5))
