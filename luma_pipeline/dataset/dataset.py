@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from luma_pipeline.dataset.audits import Audits
 from luma_pipeline.dataset.checkpoints import Checkpoints
 from luma_pipeline.dataset.errors import DatasetSettingsError
 from luma_pipeline.dataset.local_storage import LocalStorage
@@ -60,6 +61,10 @@ class Dataset:
     def verdicts(self) -> Verdicts:
         """The verdicts on the partitions."""
         return Verdicts(self._storage, f"{self._storage.root}/_verdicts")
+
+    def audits(self) -> Audits:
+        """What audits leave for those after them."""
+        return Audits(self._storage, f"{self._storage.root}/_audit")
 
     def folders(self, dataset: str) -> set[str]:
         """The folders of the partitions of a dataset that have been written."""
