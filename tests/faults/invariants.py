@@ -120,7 +120,7 @@ class Look:
 
     def table(self, dataset: str) -> pa.Table | None:
         """A dataset as one table; None where it has no file."""
-        bodies = [body for path, body in self.files.items() if path.startswith(f"{dataset}/")]
+        bodies = [body for path, body in self.files.items() if path.startswith(f"{dataset}/") and _is_partition(path)]
         tables = [pq.read_table(io.BytesIO(body)) for body in bodies]
         return pa.concat_tables(tables) if tables else None
 
@@ -192,9 +192,12 @@ def digests(look: Look, expected: Mapping[str, Expected]) -> Iterator[str]:
 def strays(look: Look) -> Iterator[str]:
     """No file that is neither a partition's nor a mark."""
     for path in look.files:
-        is_partition = path.startswith("luma_") and path.endswith("/part-0.parquet")
-        if not is_partition and not path.startswith(_OURS):
+        if not _is_partition(path) and not path.startswith(_OURS):
             yield f"stray: {path}"
+
+
+def _is_partition(path: str) -> bool:
+    return path.startswith("luma_") and path.endswith("/part-0.parquet")
 
 
 def orphans(look: Look) -> Iterator[str]:

@@ -87,6 +87,8 @@ class _Run:
 class Round:
     """A round in a directory of its own, with servers of its own over the stage's store and database."""
 
+    seconds_to_stop = SECONDS_TO_STOP
+
     def __init__(self, stage: Stage, scenario: Scenario, directory: Path) -> None:
         self.stage = stage
         self.scenario = scenario
@@ -350,8 +352,8 @@ class Round:
             run.process.wait(0.02)
         if not run.process.ended.is_set() and run.killed_at is None:
             run.trigger.fire("random moment" if is_random else "late")
-        if not run.process.wait(SECONDS_TO_STOP):
-            self._violated([f"stop: {run.trigger.kill} had not ended the run after {SECONDS_TO_STOP:.0f} s"])
+        if not run.process.wait(self.seconds_to_stop):
+            self._violated([f"stop: {run.trigger.kill} had not ended the run after {self.seconds_to_stop:.0f} s"])
             os.kill(run.process.pid, signal.SIGKILL)
             run.process.wait(SECONDS_TO_STOP)
         elif run.killed_at is not None and run.trigger.kill.kind is not signal.SIGKILL:

@@ -36,6 +36,7 @@ from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.engine import run as _engine_run  # noqa: F401
 from luma_pipeline.s3 import make_client
 from tests.faults import readers
+from tests.faults.scenario import is_mark
 
 _POLL_SECONDS = 0.02
 
@@ -141,11 +142,6 @@ def _signal_at(event: str, nth: int, kind: int, root: str, fired: str) -> None:
                 os.kill(os.getpid(), kind)
 
     sys.addaudithook(hook)
-
-
-def is_mark(path: str) -> bool:
-    """Whether a path below the root is a mark or a verdict."""
-    return path.startswith(("_open/", "_unfinished/", "_verdicts/"))
 
 
 @sa.event.listens_for(sa.Engine, "connect")

@@ -159,3 +159,8 @@ def _kill(turn: int, chance: random.Random, is_large: bool) -> Kill:
     kind = chance.choice(SIGNALS)
     nth = chance.choice((1, 1, 2)) if event in {"mark", "checkpoint", "delete"} else 1
     return Kill(kind, event, nth, chance.uniform(0.2, 4.0 if is_large else 2.5))
+
+
+def is_mark(path: str) -> bool:
+    """Whether a path below the data root is a mark or a verdict."""
+    return path.startswith(("_open/", "_unfinished/", "_verdicts/"))

@@ -25,8 +25,7 @@ from luma_pipeline.sandbox import samples
 from luma_pipeline.sandbox.cdn import ArtifactUrls, CdnServer
 from luma_pipeline.sandbox.provider import Endpoint, ProviderRequest, ProviderServer
 from luma_pipeline.sandbox.server import Answer, Request
-from tests.faults.run_server import is_mark
-from tests.faults.scenario import Kill, Rates
+from tests.faults.scenario import Kill, Rates, is_mark
 from tests.media.faulty_store import Fault, FaultyStore, StoreRequest
 
 STALL_SECONDS = 60.0

@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,7 +86,11 @@ def soak(seeds: range, directory: Path, told: Callable[[Result], None] = lambda 
 def one_round(stage: Stage, seed: int, directory: Path) -> Result:
     """Do one round. Its directory stays if something was found."""
     round_ = Round(stage, scenario(seed), directory)
-    result = round_.play()
+    try:
+        result = round_.play()
+    except Exception:  # noqa: BLE001 - the other rounds go on
+        result = round_.result
+        result.violations.append(f"the soak itself: {traceback.format_exc()}")
     if not result.violations:
         round_.clean()
     return result
