@@ -19,9 +19,10 @@ sandbox: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=20
 
-# Deployments whose servers and workers are killed and restarted, and the newest Python: minutes, and Redis.
+# Deployments whose servers and workers are killed and restarted, the wheel with both ends of what it may use: minutes,
+# and Redis.
 test-deployments: $(READY)
-	$(BIN)/python -m pytest -m deployment tests/deploy tests/packaging
+	$(BIN)/python -m pytest -m deployment tests/deploy tests/packaging tests/e2e
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -62,7 +63,7 @@ test-lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-lowest.lock
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
-	$(VENV)-lowest/bin/python -m pytest -n 3 --dist loadfile tests/http tests/s3 tests/luma tests/media tests/source tests/dataset tests/engine tests/pipeline
+	$(VENV)-lowest/bin/python -m pytest -n 3 --dist loadfile tests/http tests/s3 tests/limit tests/luma tests/media tests/source tests/dataset tests/engine tests/pipeline
 
 # Both need uv: the lowest and the newest versions that pyproject.toml allows, for every supported Python.
 lock:

@@ -27,7 +27,7 @@ from luma_pipeline.luma.transport import parsed_base_url
 from luma_pipeline.media import Artifact, BucketNameError, LinkSource, TransferConfig
 from luma_pipeline.orchestration.assets import PipelineSettings
 from luma_pipeline.orchestration.audit import AuditPlan
-from luma_pipeline.orchestration.checks import Thresholds
+from luma_pipeline.orchestration.evaluations import Thresholds
 from luma_pipeline.orchestration.instance import Instance
 from luma_pipeline.s3.uploads import SMALLEST_PART_BYTES
 from luma_pipeline.source.table import SourceTable

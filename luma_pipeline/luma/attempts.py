@@ -5,15 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.message import Message
 from typing import Protocol
 
 from luma_pipeline.http.retry_after import full_jitter, retry_after_seconds
+from luma_pipeline.limit import RateLimitGate
 from luma_pipeline.luma.access import AccessGuard
 from luma_pipeline.luma.circuit_breaker import CircuitBreaker, FailureClass
 from luma_pipeline.luma.errors import ProviderUnavailableError
-from luma_pipeline.luma.rate_limit import RateLimitGate
 from luma_pipeline.luma.request import Request, RequestKind
 from luma_pipeline.luma.responses import Response, ResponseAction
 from luma_pipeline.luma.stop import StopSignal
@@ -220,7 +220,7 @@ class Requester:
                     return self._failed(attempts, FailureClass.TASK)
                 self._access.on_success(control, time.monotonic())
         attempts.error_message = f"{response.message} (this task alone: others are answered with the same token)"
-        attempts.response = replace(response, message=attempts.error_message)
+        attempts.response = response._replace(message=attempts.error_message)
         return True
 
     def _failed(self, attempts: Attempts, failure: FailureClass) -> bool:
@@ -252,19 +252,16 @@ class Requester:
         return tries >= budget.max_attempts and (is_only_one or not self._breaker.is_waiting)
 
     def _slow_down(self, headers: Message) -> None:
-        self._gate.limiter.on_throttle()
         seconds = retry_after_seconds(headers.get("Retry-After"))
-        if seconds is None:
-            return
+        self._gate.limiter.on_throttle(seconds)
         longest = self._budget.max_retry_seconds
-        if seconds > longest:
+        if seconds is not None and seconds > longest:
             self._stop.stop(
                 ProviderUnavailableError(
                     f"{self._transport.host} asks to come back in {seconds:.0f} s, more than max_retry_seconds "
                     f"({longest:.0f}). Run again after that: what was answered so far is kept."
                 )
             )
-        self._gate.limiter.hold(seconds)
 
     def _raise_if_pointless(self, attempts: Attempts) -> None:
         self._stop.raise_if_stopped()

@@ -17,8 +17,8 @@ from luma_pipeline.audit import AuditOptions, AuditSettings, audit_dataset
 from luma_pipeline.dataset import AuditSummary
 from luma_pipeline.errors import LumaPipelineError
 from luma_pipeline.media import DEFAULT_LINK_PREFERENCE, LinkSource
-from luma_pipeline.orchestration.checks import audit_evaluation
 from luma_pipeline.orchestration.endings import cancelled_when_interrupted
+from luma_pipeline.orchestration.evaluations import audit_evaluation
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
 
 __all__ = ["AuditPlan", "LumaAuditConfig", "build_audit_job", "build_audit_schedule"]

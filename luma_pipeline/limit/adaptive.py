@@ -1,117 +1,15 @@
-"""The provider's room: how fast requests may leave, for all threads of a run together."""
+"""The limit room: a rate limiter that finds the provider's limit."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
-from typing import Protocol
+from collections.abc import Callable
 
-from luma_pipeline.luma.stop import StopSignal
+from luma_pipeline.limit.token_bucket import TokenBucket
 
-__all__ = ["AdaptiveRateLimiter", "RateLimitGate", "RateLimiter", "TokenBucket"]
-
-
-class RateLimiter(Protocol):
-    """Decides when a request may be sent. Shared by every thread; all times are monotonic seconds."""
-
-    def try_acquire(self) -> float:
-        """Take the next slot if it is free and return 0.0, or return the seconds until it may be."""
-
-    def hold(self, seconds: float) -> None:
-        """Send nothing for `seconds`: the provider named a time to come back (`Retry-After`)."""
-
-    def on_success(self) -> None:
-        """A request was answered and was not too fast."""
-
-    def on_throttle(self) -> None:
-        """A request was answered "too fast" (429, or 503 as some limiters say it)."""
-
-
-class RateLimitGate:
-    """Lets threads through as a rate limiter allows.
-
-    One thread waits for the next slot and the others wait for that thread. So what is learnt meanwhile, a hold or
-    another rate, counts for all of them.
-    """
-
-    def __init__(self, limiter: RateLimiter, stop: StopSignal) -> None:
-        self.limiter = limiter
-        self._stop = stop
-        self._turn = threading.Lock()
-
-    def acquire(self) -> float:
-        """Wait for a slot and return the seconds that took. Raises what stopped the client."""
-        if self.limiter.try_acquire() == 0.0:
-            return 0.0
-        started = time.monotonic()
-        with self._turn:
-            while (seconds := self.limiter.try_acquire()) > 0:
-                self._stop.sleep(seconds)
-        return time.monotonic() - started
-
-
-class TokenBucket:
-    """At most `requests_per_second` in the long run and `burst` at once.
-
-    A sender that comes late by up to `CATCH_UP` seconds takes the slot that it was late for. Otherwise every wait that
-    lasts a little longer than asked would slow the whole run down. A server's limiter that knows no burst refuses
-    those few requests. So each refusal takes a little off the rate, which comes back slowly: the rate may have been
-    set a little too high.
-    """
-
-    CATCH_UP = 0.05
-    FALL = 0.97
-    """What is left of the rate after a refusal. Refusals within a second count once."""
-    RISE = 0.0005
-    """What the rate regains in a second, as a share of `requests_per_second`."""
-    DEAF = 1.0
-
-    def __init__(self, requests_per_second: float, burst: int = 1) -> None:
-        if not requests_per_second > 0:
-            raise ValueError(f"requests_per_second must be above 0, not {requests_per_second}")
-        if burst < 1:
-            raise ValueError(f"burst must be at least 1, not {burst}")
-        self._lock = threading.Lock()
-        self._set = requests_per_second
-        self._share = 1.0
-        self._slack = max((burst - 1) / requests_per_second, self.CATCH_UP)
-        self._next = self._changed_at = time.monotonic()
-
-    @property
-    def rate(self) -> float:
-        """Requests per second allowed at this moment."""
-        with self._lock:
-            return self._set * self._share_at(time.monotonic())
-
-    def try_acquire(self) -> float:
-        """See `RateLimiter.try_acquire`."""
-        with self._lock:
-            now = time.monotonic()
-            slot = max(self._next, now - self._slack)
-            if slot > now:
-                return slot - now
-            self._next = slot + 1.0 / (self._set * self._share_at(now))
-            return 0.0
-
-    def hold(self, seconds: float) -> None:
-        """See `RateLimiter.hold`."""
-        with self._lock:
-            self._next = max(self._next, time.monotonic() + seconds)
-
-    def on_success(self) -> None:
-        """A set rate learns nothing from success."""
-
-    def on_throttle(self) -> None:
-        """See `RateLimiter.on_throttle`."""
-        with self._lock:
-            now = time.monotonic()
-            if self._share == 1.0 or now - self._changed_at > self.DEAF:
-                self._share = max(0.1, self.FALL * self._share_at(now))
-                self._changed_at = now
-
-    def _share_at(self, now: float) -> float:
-        return min(1.0, self._share + self.RISE * (now - self._changed_at))
+__all__ = ["AdaptiveRateLimiter"]
 
 
 class _History:
@@ -217,9 +115,10 @@ class AdaptiveRateLimiter:
     """Seconds without a request after which the client has nothing to ask."""
     CATCH_UP = TokenBucket.CATCH_UP
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._lock = threading.Lock()
-        now = time.monotonic()
+        now = self._clock()
         self._limit: float | None = None
         self._burst = 1.0
         self._margin = 1.0
@@ -240,12 +139,12 @@ class AdaptiveRateLimiter:
     def rate(self) -> float | None:
         """Requests per second allowed at this moment; None while no limit has been met."""
         with self._lock:
-            return None if self._limit is None else self._rate(time.monotonic(), self._limit)
+            return None if self._limit is None else self._rate(self._clock(), self._limit)
 
     def try_acquire(self) -> float:
         """See `RateLimiter.try_acquire`."""
         with self._lock:
-            now = time.monotonic()
+            now = self._clock()
             slot = max(self._next, now - self._catch_up, self._probe_at)
             if slot > now:
                 return slot - now
@@ -254,17 +153,9 @@ class AdaptiveRateLimiter:
             self._next = slot + self._gap(now, self._limit)
             return 0.0
 
-    def hold(self, seconds: float) -> None:
-        """See `RateLimiter.hold`."""
-        with self._lock:
-            until = time.monotonic() + seconds
-            self._next = max(self._next, until)
-            self._late_until = max(self._late_until, until)
-            self._held = max(self._held, seconds)
-
     def on_success(self) -> None:
         """See `RateLimiter.on_success`."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
             if self._refused_at is None:
                 self._note_excess(now)
@@ -275,19 +166,23 @@ class AdaptiveRateLimiter:
                 self._excess, self._counted_at = 0.0, now
             self._history.accept(now)
 
-    def on_throttle(self) -> None:
+    def on_throttle(self, retry_after: float | None = None) -> None:
         """See `RateLimiter.on_throttle`."""
-        now = time.monotonic()
+        now = self._clock()
         with self._lock:
-            if self._refused_at is not None:
-                return
-            if self._limit is None:
-                self._start(now)
-            else:
-                self._learn(self._limit, self._rate(now, self._limit))
-            self._refused_at = now
-            self._late_until = now + self.LATE
-            self._held = 0.0
+            if self._refused_at is None:
+                if self._limit is None:
+                    self._start(now)
+                else:
+                    self._learn(self._limit, self._rate(now, self._limit))
+                self._refused_at = now
+                self._late_until = now + self.LATE
+                self._held = 0.0
+            if retry_after is not None:
+                until = now + retry_after
+                self._next = max(self._next, until)
+                self._late_until = max(self._late_until, until)
+                self._held = max(self._held, retry_after)
 
     def _start(self, now: float) -> None:
         """Take what was accepted before the first refusal as the limit of a second."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from luma_pipeline.luma.rate_limit import RateLimiter
+from luma_pipeline.limit import RateLimiter
 
 __all__ = [
     "Clock",
@@ -38,12 +38,12 @@ _CPU = 2e-4
 
 
 class Clock:
-    """Stands for the module `time` where a rate limiter asks for it."""
+    """What a rate limiter takes for the monotonic clock."""
 
     def __init__(self) -> None:
         self.now = 1000.0
 
-    def monotonic(self) -> float:
+    def __call__(self) -> float:
         return self.now
 
 
@@ -252,10 +252,9 @@ class _Simulation:
 
     def _refused(self, thread: int, wait: float) -> None:
         self._report.refused += 1
-        self._rate_limiter.on_throttle()
         seconds = math.ceil(wait) if self._retry_after == "exact" and wait < math.inf else self._retry_after
+        self._rate_limiter.on_throttle(seconds if isinstance(seconds, (int, float)) else None)
         if isinstance(seconds, (int, float)):
-            self._rate_limiter.hold(seconds)
             self._held_until = max(self._held_until, self._clock.now + seconds)
         self._go_together()
         backoff = min(20.0, 0.5 * 2.0 ** self._attempts[thread])

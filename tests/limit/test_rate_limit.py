@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import pytest
 
+from luma_pipeline.limit import AdaptiveRateLimiter, RateLimiter, TokenBucket
 from luma_pipeline.luma import LumaClient, Outcome, ProviderConfig
-from luma_pipeline.luma.rate_limit import AdaptiveRateLimiter, TokenBucket
 from luma_pipeline.sandbox.provider import TOKEN, Generation, ProviderServer, RateLimit
-from tests.luma.rate_limit_simulation import (
+from tests.limit.simulation import (
     Clock,
     FixedWindow,
     Free,
@@ -26,11 +26,8 @@ from tests.luma.rate_limit_simulation import (
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """The clock of every rate limiter made after it."""
-    clock = Clock()
-    monkeypatch.setattr("luma_pipeline.luma.rate_limit.time", clock)
-    return clock
+def clock() -> Clock:
+    return Clock()
 
 
 @dataclass(frozen=True)
@@ -71,7 +68,7 @@ LIMITS = [
 @pytest.mark.parametrize("limit", LIMITS, ids=str)
 def test_a_limit_is_found_and_used(clock: Clock, limit: Limit, seed: int) -> None:
     report = simulate(
-        AdaptiveRateLimiter(),
+        AdaptiveRateLimiter(clock),
         clock,
         limit.limiter(),
         int(limit.rate * limit.seconds),
@@ -85,7 +82,7 @@ def test_a_limit_is_found_and_used(clock: Clock, limit: Limit, seed: int) -> Non
 
 
 def test_a_limit_beyond_the_threads_is_never_met(clock: Clock) -> None:
-    report = simulate(AdaptiveRateLimiter(), clock, TokenLimiter(1000, 100), 8_000, latency=0.2)
+    report = simulate(AdaptiveRateLimiter(clock), clock, TokenLimiter(1000, 100), 8_000, latency=0.2)
     assert report.refused == 0
     assert report.seconds < 1.01 * 8_000 * 0.2 / 16
 
@@ -93,7 +90,7 @@ def test_a_limit_beyond_the_threads_is_never_met(clock: Clock) -> None:
 @pytest.mark.parametrize("retry_after", [None, 1.0], ids=["silent", "1 s"])
 def test_a_limit_that_is_halved_is_noticed_within_seconds(clock: Clock, retry_after: RetryAfter) -> None:
     limiter = Switch(TokenLimiter(100, 10), 100.0, TokenLimiter(50, 5))
-    report = simulate(AdaptiveRateLimiter(), clock, limiter, 15_000, retry_after=retry_after)
+    report = simulate(AdaptiveRateLimiter(clock), clock, limiter, 15_000, retry_after=retry_after)
     assert report.seconds < 225.0
     assert report.share_refused < 0.05
 
@@ -101,15 +98,15 @@ def test_a_limit_that_is_halved_is_noticed_within_seconds(clock: Clock, retry_af
 @pytest.mark.parametrize("retry_after", [None, 1.0], ids=["silent", "1 s"])
 def test_a_limit_that_is_doubled_is_used_after_a_while(clock: Clock, retry_after: RetryAfter) -> None:
     limiter = Switch(TokenLimiter(100, 10), 100.0, TokenLimiter(200, 20))
-    report = simulate(AdaptiveRateLimiter(), clock, limiter, 50_000, retry_after=retry_after)
+    report = simulate(AdaptiveRateLimiter(clock), clock, limiter, 50_000, retry_after=retry_after)
     # 300 s at the old limit's rate_limiter had it not been noticed: 500.
     assert report.seconds < 360.0
 
 
 @pytest.mark.parametrize("number", [1, 2, 20, 10_000])
 def test_one_stray_refusal_costs_seconds(clock: Clock, number: int) -> None:
-    report = simulate(AdaptiveRateLimiter(), clock, Refusing(number), 20_000, retry_after=1.0)
-    free = simulate(AdaptiveRateLimiter(), clock, Free(), 20_000)
+    report = simulate(AdaptiveRateLimiter(clock), clock, Refusing(number), 20_000, retry_after=1.0)
+    free = simulate(AdaptiveRateLimiter(clock), clock, Free(), 20_000)
     # A second on hold, and ten doublings of half a second where it came so early that nothing had been learnt.
     assert report.seconds - free.seconds < 6.5
 
@@ -118,7 +115,7 @@ def test_one_stray_refusal_costs_seconds(clock: Clock, number: int) -> None:
 @pytest.mark.parametrize("at", [0.0, 30.0], ids=["at the start", "later"])
 def test_an_outage_is_waited_out_with_few_requests(clock: Clock, at: float, limiter: Callable[[], Limiter]) -> None:
     switch = Switch(Switch(limiter(), at, Outage()), at + 30.0, limiter())
-    report = simulate(AdaptiveRateLimiter(), clock, switch, 10_000)
+    report = simulate(AdaptiveRateLimiter(clock), clock, switch, 10_000)
     assert report.refused < 125
     # It ends between two requests, the next one comes a tenth of it later, and its answer brings the others back.
     assert report.longest_silence < 30.0 + 5.0
@@ -126,13 +123,13 @@ def test_an_outage_is_waited_out_with_few_requests(clock: Clock, at: float, limi
 
 def test_after_an_outage_the_limit_is_known_as_before(clock: Clock) -> None:
     switch = Switch(Switch(TokenLimiter(100, 10), 60.0, Outage()), 90.0, TokenLimiter(100, 10))
-    report = simulate(AdaptiveRateLimiter(), clock, switch, 20_000, retry_after=1.0)
+    report = simulate(AdaptiveRateLimiter(clock), clock, switch, 20_000, retry_after=1.0)
     assert report.seconds < 30.0 + 1.06 * 200.0
 
 
 def test_a_refusal_of_the_first_requests_is_no_limit(clock: Clock) -> None:
     """A limiter without a burst refuses at once what many threads send at once: that tells nothing of its rate."""
-    rate_limiter = AdaptiveRateLimiter()
+    rate_limiter = AdaptiveRateLimiter(clock)
     rate_limiter.on_throttle()
     first = rate_limiter.rate
     assert first is not None
@@ -144,9 +141,8 @@ def test_a_refusal_of_the_first_requests_is_no_limit(clock: Clock) -> None:
 
 
 def test_a_refusal_after_a_hold_is_heard(clock: Clock) -> None:
-    rate_limiter = AdaptiveRateLimiter()
-    rate_limiter.on_throttle()
-    rate_limiter.hold(1.5)
+    rate_limiter = AdaptiveRateLimiter(clock)
+    rate_limiter.on_throttle(1.5)
     clock.now += 1.6
     for _ in range(20):
         rate_limiter.on_success()
@@ -159,7 +155,7 @@ def test_a_refusal_after_a_hold_is_heard(clock: Clock) -> None:
 
 
 def test_refusals_of_what_was_under_way_count_once(clock: Clock) -> None:
-    rate_limiter = AdaptiveRateLimiter()
+    rate_limiter = AdaptiveRateLimiter(clock)
     for _ in range(100):
         rate_limiter.on_success()
         clock.now += 0.01
@@ -175,7 +171,7 @@ def test_refusals_of_what_was_under_way_count_once(clock: Clock) -> None:
 @pytest.mark.parametrize(("tasks", "most"), [(20, 1.2), (5_000, 1.005)], ids=["while it doubles", "near the limit"])
 def test_time_without_a_question_does_not_raise_the_rate(clock: Clock, tasks: int, most: float) -> None:
     """A run that copies for an hour between two partitions must not come back with a flood."""
-    rate_limiter = AdaptiveRateLimiter()
+    rate_limiter = AdaptiveRateLimiter(clock)
     simulate(rate_limiter, clock, TokenLimiter(100, 10), tasks, retry_after=1.0)
     before = rate_limiter.rate
     assert before is not None
@@ -185,10 +181,14 @@ def test_time_without_a_question_does_not_raise_the_rate(clock: Clock, tasks: in
     assert rate_limiter.rate < most * before
 
 
-@pytest.mark.parametrize("make", [lambda: TokenBucket(1000.0, 50), AdaptiveRateLimiter], ids=["fixed", "adaptive"])
-def test_a_hold_is_for_everyone(clock: Clock, make: Callable[[], TokenBucket | AdaptiveRateLimiter]) -> None:
-    rate_limiter = make()
-    rate_limiter.hold(5.0)
+@pytest.mark.parametrize(
+    "make",
+    [lambda clock: TokenBucket(1000.0, 50, clock), AdaptiveRateLimiter],
+    ids=["fixed", "adaptive"],
+)
+def test_a_hold_is_for_everyone(clock: Clock, make: Callable[[Clock], RateLimiter]) -> None:
+    rate_limiter = make(clock)
+    rate_limiter.on_throttle(5.0)
     assert all(rate_limiter.try_acquire() > 4.5 for _ in range(60))
 
 
@@ -199,7 +199,7 @@ def test_a_rate_that_is_none_is_refused(rate: float, burst: int) -> None:
 
 
 def test_a_set_rate_that_is_refused_falls_a_little_once_a_second(clock: Clock) -> None:
-    rate_limiter = TokenBucket(100.0)
+    rate_limiter = TokenBucket(100.0, clock=clock)
     assert rate_limiter.rate == 100.0
     for _ in range(50):
         rate_limiter.on_throttle()

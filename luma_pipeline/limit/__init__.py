@@ -1,0 +1,7 @@
+"""The limit room: how fast requests may leave, for all threads of a run together. Knows no HTTP and no Dagster."""
+
+from luma_pipeline.limit.adaptive import AdaptiveRateLimiter
+from luma_pipeline.limit.gate import RateLimiter, RateLimitGate
+from luma_pipeline.limit.token_bucket import TokenBucket
+
+__all__ = ["AdaptiveRateLimiter", "RateLimitGate", "RateLimiter", "TokenBucket"]
