@@ -208,7 +208,9 @@ def orphans(look: Look) -> Iterator[str]:
 
 def done(look: Look, artifacts: int) -> set[str]:
     """The tasks that need no request any more: in a final state, with all of their artifacts in the bucket."""
-    copied = Counter(row["task_id"] for row in look.rows("luma_videos", "task_id", "status") if row["status"] in _IN_BUCKET)
+    copied = Counter(
+        row["task_id"] for row in look.rows("luma_videos", "task_id", "status") if row["status"] in _IN_BUCKET
+    )
     return {
         row["task_id"]
         for row in look.rows("luma_generations", "task_id", "state")

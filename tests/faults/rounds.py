@@ -236,9 +236,7 @@ class Round:
         self.provider.add(generation)
         self._expect(generation.task_id, generation)
 
-    def _expect(
-        self, task_id: str, generation: Generation | None = None, lost: frozenset[str] = frozenset()
-    ) -> None:
+    def _expect(self, task_id: str, generation: Generation | None = None, lost: frozenset[str] = frozenset()) -> None:
         urls = (generation or Generation(task_id).published(self.cdn)).urls
         links = {"video": urls.video, "thumbnail": urls.thumbnail, "last_frame": urls.last_frame}
         files = {
