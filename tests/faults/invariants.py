@@ -134,14 +134,17 @@ class Look:
         return [] if table is None else table.select(columns).to_pylist()
 
 
-def violations(look: Look, expected: Mapping[str, Expected]) -> Iterator[str]:
-    """How the datasets and the bucket are not what they have to be after a quiet run."""
+def violations(look: Look, expected: Mapping[str, Expected], *, is_refreshed: bool = False) -> Iterator[str]:
+    """How the datasets and the bucket are not what they have to be after a quiet run.
+
+    `is_refreshed`: a refresh was broken off, whose checkpoints wait for the next one.
+    """
     yield from unreadable(look)
     yield from rows_of_each_task(look, expected)
     yield from outcomes(look, expected)
     yield from manifest_and_bucket(look)
     yield from digests(look, expected)
-    yield from strays(look)
+    yield from strays(look, is_refreshed=is_refreshed)
     yield from orphans(look)
 
 
@@ -204,10 +207,11 @@ def digests(look: Look, expected: Mapping[str, Expected]) -> Iterator[str]:
             )
 
 
-def strays(look: Look) -> Iterator[str]:
+def strays(look: Look, *, is_refreshed: bool) -> Iterator[str]:
     """No file that is neither a partition's nor a mark."""
     for path in look.files:
-        if not _is_partition(path) and not path.startswith(_OURS):
+        is_awaited = is_refreshed and path.startswith("_checkpoints/") and "/refresh-" in path
+        if not _is_partition(path) and not path.startswith(_OURS) and not is_awaited:
             yield f"stray: {path}"
 
 
