@@ -8,6 +8,7 @@ the final one, with lengths that agree.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
@@ -24,6 +25,7 @@ from urllib3.response import HTTPResponse
 from luma_pipeline.http.deadline import Watch
 from luma_pipeline.http.errors import TargetRefusedError, TargetRefusedReason
 from luma_pipeline.http.guard import Guard
+from luma_pipeline.http.head import read_headers
 from luma_pipeline.http.tls import TLSSocket
 
 MOST_DIGITS = 18
@@ -63,27 +65,50 @@ current = _Current()
 class FinalResponse(http.client.HTTPResponse):
     """The answer after all interim ones, with lengths that agree, which can be read straight into a buffer."""
 
+    # http.client's own.
+    _read_status: Callable[[], tuple[str, int, str]]
+    _check_close: Callable[[], bool]
+
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
         self._socket = sock
+        self._has_body = options.get("method") != "HEAD"
         self._read_into: Callable[[memoryview], int] | None = None
         self._failure: Exception | None = None
 
     def begin(self) -> None:
         """Read the head. Raises HTTPException for one that leaves open where the body ends."""
-        super().begin()
-        while 100 <= self.status < 200:
-            # http.client skips 100 alone. It reads another head once it has none.
-            self.headers = self.msg = None  # type: ignore[assignment]
-            super().begin()
-        # urllib3 logs what it cannot parse, which may quote the request.
-        self.headers.defects.clear()
-        self.headers.set_payload("")
-        coding = self.headers.get("Transfer-Encoding", "chunked").strip().lower()
-        if coding not in {"chunked", "identity"}:
+        version, status, reason = self._read_status()
+        while 100 <= status < 200:
+            read_headers(self.fp)
+            version, status, reason = self._read_status()
+        if not version.startswith("HTTP/1.") and version != "HTTP/0.9":
+            raise http.client.UnknownProtocol(version)
+        self.version = 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
+        self.code = self.status = status
+        self.reason = reason.strip()
+        self.headers = self.msg = read_headers(self.fp)
+        coding = self.headers.get("Transfer-Encoding")
+        if coding is not None and coding.strip().lower() not in {"chunked", "identity"}:
             raise http.client.HTTPException("a transfer coding that was not asked for")
+        self.chunked = coding is not None and coding.lower() == "chunked"
+        self.chunk_left = None
+        self.will_close = self._check_close()
+        self._find_length()
         if not self.chunked:
             self._agree_on_length()
+
+    def _find_length(self) -> None:
+        """The bytes of the body, by http.client's rules; None for a body up to the connection's end, or in chunks."""
+        self.length = None
+        if not self.chunked:
+            with contextlib.suppress(ValueError):
+                length = int(self.headers.get("Content-Length") or "")
+                self.length = length if length >= 0 else None
+        if self.status in (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED) or not self._has_body:
+            self.length = 0
+        if self.length is None and not self.chunked:
+            self.will_close = True
 
     def _agree_on_length(self) -> None:
         values = self.headers.get_all("Content-Length", [])
