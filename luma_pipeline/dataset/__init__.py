@@ -11,6 +11,7 @@ from luma_pipeline.dataset.errors import (
 )
 from luma_pipeline.dataset.marks import Marks
 from luma_pipeline.dataset.partition_file import ROW_GROUP_ROWS, PartitionFile, PartitionReader, Written
+from luma_pipeline.dataset.tombstones import Forgotten, Tombstones, digest_of
 from luma_pipeline.dataset.verdicts import GenerationsVerdict, StoredVerdicts, Verdict, Verdicts, VideosVerdict
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "DatasetError",
     "DatasetSettingsError",
     "DatasetUnavailableError",
+    "Forgotten",
     "GenerationsVerdict",
     "Marks",
     "PartitionFile",
@@ -28,10 +30,12 @@ __all__ = [
     "Shard",
     "StaleVersionError",
     "StoredVerdicts",
+    "Tombstones",
     "UnreadableFileError",
     "Verdict",
     "Verdicts",
     "VideosVerdict",
     "Written",
     "check_root",
+    "digest_of",
 ]

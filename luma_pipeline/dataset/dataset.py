@@ -14,6 +14,7 @@ from luma_pipeline.dataset.marks import Marks
 from luma_pipeline.dataset.partition_file import PartitionFile
 from luma_pipeline.dataset.s3_storage import S3Storage, check_place
 from luma_pipeline.dataset.storage import PARTITION_FILE, Storage
+from luma_pipeline.dataset.tombstones import Tombstones
 from luma_pipeline.dataset.verdicts import Verdicts
 
 __all__ = ["SWEEP_AFTER_SECONDS", "Dataset", "check_root"]
@@ -60,6 +61,10 @@ class Dataset:
     def verdicts(self) -> Verdicts:
         """The verdicts on the partitions."""
         return Verdicts(self._storage, f"{self._storage.root}/_verdicts")
+
+    def tombstones(self) -> Tombstones:
+        """The tombstones of tasks that are forgotten."""
+        return Tombstones(self._storage, f"{self._storage.root}/_tombstones")
 
     def folders(self, dataset: str) -> set[str]:
         """The folders of the partitions of a dataset that have been written."""

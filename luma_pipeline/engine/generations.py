@@ -32,6 +32,7 @@ from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.luma import LumaClient, Outcome, ProviderSpec, TaskResult, to_table
 
 __all__ = [
+    "DIGEST_COLUMNS",
     "EmptiedError",
     "GenerationsReport",
     "ResolvePolicy",
@@ -42,7 +43,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_DIGEST_COLUMNS = ("task_id", "outcome", "state", "raw_response")
+DIGEST_COLUMNS = ("task_id", "outcome", "state", "raw_response")
 _OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -96,7 +97,7 @@ def resolve_generations(
                     if not len(to_ask) and report.written is None:
                         rows = report.counted(choice.rows.tables(), partition, policy.give_up)
                         rows = rows if judge is None else judge.on_generations(rows, report)
-                        report.written = file.replace(spec.schema, rows, _DIGEST_COLUMNS, stored.version)
+                        report.written = file.replace(spec.schema, rows, DIGEST_COLUMNS, stored.version)
                         report.dropped = stored.dropped
                 except StaleVersionError as error:
                     to_ask = plan.to_ask[:0]

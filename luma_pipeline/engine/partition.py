@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 
 from luma_pipeline.dataset import Checkpoints, Dataset, DatasetError, Verdict
+from luma_pipeline.engine.datasets import GENERATIONS, TASKS, VIDEOS
 from luma_pipeline.engine.generations import (
     GenerationsReport,
     ResolvePolicy,
@@ -42,10 +43,6 @@ __all__ = [
     "key_of_mark",
     "mark_of",
 ]
-
-TASKS = "luma_tasks"
-GENERATIONS = "luma_generations"
-VIDEOS = "luma_videos"
 
 OPEN_MARKS = "open"
 """The marks of partitions that have tasks or videos to come back for."""

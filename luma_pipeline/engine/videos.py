@@ -57,13 +57,13 @@ from luma_pipeline.media import (
     MediaCopier,
 )
 
-__all__ = ["VIDEOS_SCHEMA", "ManifestPolicy", "PartitionVideos", "VideosReport"]
+__all__ = ["DIGEST_COLUMNS", "VIDEOS_SCHEMA", "ManifestPolicy", "PartitionVideos", "VideosReport"]
 
 _log = logging.getLogger(__name__)
 
 _NO_FETCH = "about:blank"
 """The link of what may be found and is not fetched: it is refused before anybody is asked, also for a better one."""
-_DIGEST_COLUMNS = ("task_id", "artifact", "key", "sha256", "error_code")
+DIGEST_COLUMNS = ("task_id", "artifact", "key", "sha256", "error_code")
 _LISTED_COLUMNS = ("key", "size_bytes", "etag")
 _FIRST_FAILURES = 20
 _FIRST_DIFFERING = 10
@@ -211,7 +211,7 @@ class PartitionVideos:
         if judge is not None and (report.written is None or self._earlier.look.is_whole):
             rows = judge.on_videos(rows, report)
         if report.written is None:
-            report.written = self._file.replace(VIDEOS_SCHEMA, rows, _DIGEST_COLUMNS)
+            report.written = self._file.replace(VIDEOS_SCHEMA, rows, DIGEST_COLUMNS)
         else:
             deque(rows, maxlen=0)
         report.is_verified = self._earlier.look.is_noted

@@ -1,0 +1,142 @@
+"""Everything that a bucket has of a task, found and removed for good: objects, versions, delete markers, uploads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from luma_pipeline.media.artifacts import Artifact
+from luma_pipeline.media.errors import BucketError
+from luma_pipeline.media.keys import KeyTemplate
+from luma_pipeline.s3 import (
+    MultipartUpload,
+    NotDeleted,
+    ObjectStore,
+    ObjectVersion,
+    S3DeniedError,
+    S3Error,
+    S3SettingsError,
+    delete_versions,
+    list_objects,
+    list_uploads,
+    list_versions,
+    make_client,
+)
+
+__all__ = ["FoundObjects", "ObjectPurge", "open_purge"]
+
+_CONNECTIONS = 16
+_TIMEOUTS = (5.0, 60.0)
+_PERMISSIONS = "s3:ListBucket, s3:ListBucketVersions, s3:DeleteObject, s3:DeleteObjectVersion"
+
+
+@dataclass
+class FoundObjects:
+    """What a bucket has of one task. `problem` says why there may be more."""
+
+    task_id: str
+    versions: list[ObjectVersion] = field(default_factory=list)
+    uploads: list[MultipartUpload] = field(default_factory=list)
+    problem: str = ""
+
+    @property
+    def keys(self) -> int:
+        """How many keys have an object, or had one."""
+        return len({version.key for version in self.versions})
+
+    @property
+    def markers(self) -> int:
+        """How many of the versions are delete markers."""
+        return sum(version.is_marker for version in self.versions)
+
+
+class ObjectPurge:
+    """Finds and removes what one bucket has of tasks. Thread-safe, but for `close`.
+
+    templates: those under which objects of the tasks may lie: today's, and those of earlier settings.
+    """
+
+    def __init__(self, store: ObjectStore, templates: Sequence[KeyTemplate]) -> None:
+        self._store = store
+        self._templates = templates
+        self._lock = threading.Lock()
+        self._uploads: dict[str, dict[str, MultipartUpload]] | None = None
+
+    @property
+    def bucket(self) -> str:
+        """The name of the bucket."""
+        return self._store.bucket
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._store.client.close()
+
+    def find(self, task_id: str, keys: Iterable[str] = ()) -> FoundObjects:
+        """All versions under the keys that a template gives the task, and under `keys`, which are its own too.
+
+        An object of another's in the task's folder is left alone: it has no key of a template.
+        """
+        found = FoundObjects(task_id)
+        seen: set[tuple[str, str | None]] = set()
+        all_bases: set[str] = set()
+
+        def take(prefix: str, is_theirs: Callable[[str], bool]) -> None:
+            for version in self._listed(prefix, found):
+                if is_theirs(version.key) and (version.key, version.version_id) not in seen:
+                    seen.add((version.key, version.version_id))
+                    found.versions.append(version)
+
+        try:
+            for template in self._templates:
+                bases = {template.key_base(task_id, artifact) for artifact in Artifact}
+                for beginning in template.beginnings(task_id):
+                    take(beginning, lambda key, of=template, theirs=bases: of.key_base_of(key) in theirs)  # type: ignore[misc]
+                all_bases |= bases
+            for key in keys:
+                if not any(version.key == key for version in found.versions):
+                    take(key, key.__eq__)
+            found.uploads += self._uploads_of(all_bases)
+        except S3Error as error:
+            found.problem = str(error)
+        return found
+
+    def remove(self, found: Sequence[FoundObjects]) -> list[NotDeleted]:
+        """Remove what was found; returns the versions that are still there, and why. Uploads go first."""
+        for upload in (upload for each in found for upload in each.uploads):
+            upload.abort()
+        versions = [version for each in found for version in each.versions]
+        try:
+            return delete_versions(self._store, versions)
+        except S3Error as error:
+            return [NotDeleted(version, str(error)) for version in versions]
+
+    def _uploads_of(self, bases: Iterable[str]) -> list[MultipartUpload]:
+        """The unfinished uploads under these bases of keys. All below the templates' beginnings are listed once."""
+        with self._lock:
+            if self._uploads is None:
+                uploads: dict[str, dict[str, MultipartUpload]] = {}
+                for template in self._templates:
+                    for upload, _ in list_uploads(self._store, template.beginning):
+                        base = template.key_base_of(upload.key)
+                        if base is not None:
+                            uploads.setdefault(base, {})[upload.upload_id] = upload
+                self._uploads = uploads
+        return [upload for base in bases for upload in self._uploads.get(base, {}).values()]
+
+    def _listed(self, prefix: str, found: FoundObjects) -> Iterator[ObjectVersion]:
+        """The versions below a prefix; the objects alone, which is told, where versions must not be listed."""
+        try:
+            yield from list_versions(self._store, prefix)
+        except S3DeniedError as error:
+            found.problem = f"older versions cannot be listed: {error}"
+            yield from list_objects(self._store, prefix)
+
+
+def open_purge(bucket: str, templates: Sequence[KeyTemplate]) -> ObjectPurge:
+    """The purge of a bucket, by boto3's chain of settings. Raises BucketError where no client can be set up."""
+    try:
+        client = make_client(max_connections=_CONNECTIONS, timeouts=_TIMEOUTS)
+    except S3SettingsError as error:
+        raise BucketError(str(error)) from None
+    return ObjectPurge(ObjectStore(client, bucket, permissions=_PERMISSIONS), templates)
