@@ -70,6 +70,10 @@ class Dataset:
         """The folders of the partitions of a dataset that have been written."""
         return set(self._storage.folders(f"{self._storage.root}/{dataset}", PARTITION_FILE))
 
+    def remove_old_versions(self, dataset: str, folder: str) -> str:
+        """Remove for good what a bucket with versions keeps of replaced and deleted files; why not, or empty text."""
+        return self._storage.remove_old_versions(f"{self._storage.root}/{dataset}/{folder}")
+
     def check(self) -> None:
         """Raise DatasetError unless files can be listed and written under the root. Leaves nothing behind."""
         self._storage.check()

@@ -160,6 +160,11 @@ class PartitionFile:
             return found
         return self.replace(table.schema, [table], table.schema.names)
 
+    def delete(self) -> None:
+        """Delete the file, and its folder, if it is there."""
+        self._storage.delete(self._path)
+        self._storage.prune(self._path.rpartition("/")[0])
+
     def _require(self, version: str | None, found: str | None = None) -> None:
         if version is not None and (self.version() if found is None else found) != version:
             raise StaleVersionError(f"{self._path} has been replaced by another run")

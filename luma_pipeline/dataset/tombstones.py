@@ -79,6 +79,10 @@ class Forgotten:
         is_gone = self.among(table["task_id"])
         return table.filter(pa.array(~is_gone)) if is_gone.any() else table
 
+    def only(self, table: pa.Table) -> pa.Table:
+        """The rows of a table with `task_id` whose tasks are forgotten."""
+        return table.filter(pa.array(self.among(table["task_id"])))
+
     def including(self, digests: Iterable[bytes]) -> Forgotten:
         """These and others."""
         return Forgotten(self.names, _sorted([*_as_list(self.digests), *digests]))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from luma_pipeline.dataset import ROW_GROUP_ROWS, Checkpoints, DatasetError, PartitionFile, StaleVersionError
+from luma_pipeline.dataset import ROW_GROUP_ROWS, Checkpoints, DatasetError, Forgotten, PartitionFile, StaleVersionError
 from luma_pipeline.dataset.rows import Positions
 from luma_pipeline.engine.answers import Answers
 from luma_pipeline.engine.asking import AskPlan, ResolvePolicy, StoredRows, ask, plan_asking
@@ -59,12 +59,14 @@ def resolve_generations(
     policy: ResolvePolicy,
     on_answer: OnAnswer | None = None,
     judge: Judge | None = None,
+    forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
 ) -> GenerationsReport:
     """Ask for the tasks that are not final and replace the partition's file with one row for every task.
 
     `tasks` has distinct `task_id` and `submitted_at`; the rows are written in its order, with the columns of the
     client's `spec`. `on_answer` is called with each new answer and its task's time, one after the other, in a thread of
-    its own: it may wait. `judge` puts the verdict on the rows. What stops the run (`LumaError`, or what `on_answer`
+    its own: it may wait. `judge` puts the verdict on the rows. `forgotten` tasks are none of `tasks`; checkpoints that
+    have rows of them go as others do. What stops the run (`LumaError`, or what `on_answer`
     raises) passes through, after the answers so far are kept as checkpoints.
 
     Nothing is written where every task keeps its row.
@@ -82,7 +84,7 @@ def resolve_generations(
     spec = client.spec
     report = GenerationsReport()
     with StoredRows(file, partition, spec, policy.give_up, report) as stored:
-        plan = plan_asking(partition, stored, checkpoints, spec, policy)
+        plan = plan_asking(partition, stored, checkpoints, spec, policy, forgotten)
         report.kept, report.resumed = plan.kept, plan.resumed
         report.unreadable_checkpoints = plan.unreadable_checkpoints
         to_ask = plan.to_ask

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -27,33 +27,38 @@ T = TypeVar("T")
 
 
 def remove_rows(
-    dataset: Dataset, folder: str, mark: str | None, forgotten: Forgotten, spec: ProviderSpec
+    dataset: Dataset,
+    folder: str,
+    forgotten: Forgotten,
+    spec: ProviderSpec,
+    judge: Judge | None,
+    names: Sequence[str] = DATASETS,
 ) -> Mapping[str, Written]:
     """Take the rows of forgotten tasks out of the files of one partition; what was written, by the dataset's name.
 
-    A file that has none is left as it is. The others keep their columns, their metadata and their row groups. The
-    verdict on the rest is put first, under `mark`; None: the partition has no verdict. So a kill leaves no file without
-    its verdict, and whoever comes back finds the rows that are left.
+    `names` are the datasets. A file that has none of the rows is left as it is. The others keep their columns, their
+    metadata and their row groups. `judge` puts the verdict on the rest first; None: the partition has none. So a kill
+    leaves no file without its verdict, and whoever comes back finds the rows that are left.
 
     Raises DatasetError.
     """
-    return _Removal(dataset, folder, mark, forgotten, spec).do()
+    return _Removal(dataset, folder, forgotten, spec, judge).do(names)
 
 
 class _Removal:
     def __init__(
-        self, dataset: Dataset, folder: str, mark: str | None, forgotten: Forgotten, spec: ProviderSpec
+        self, dataset: Dataset, folder: str, forgotten: Forgotten, spec: ProviderSpec, judge: Judge | None
     ) -> None:
         self._files = {name: dataset.partition(name, folder) for name in DATASETS}
         self._forgotten = forgotten
         self._spec = spec
-        self._judge = None if mark is None else Judge(dataset.verdicts(), mark, spec)
+        self._judge = judge
 
-    def do(self) -> Mapping[str, Written]:
+    def do(self, names: Sequence[str]) -> Mapping[str, Written]:
         steps = {TASKS: self._tasks, GENERATIONS: self._generations, VIDEOS: self._videos}
         written = {}
-        for name, step in steps.items():
-            found = self._tried(self._files[name], step)
+        for name in names:
+            found = self._tried(self._files[name], steps[name])
             if found is not None:
                 written[name] = found
         return written

@@ -27,6 +27,7 @@ from luma_pipeline.s3 import (
 __all__ = ["FoundObjects", "ObjectPurge", "open_purge"]
 
 _CONNECTIONS = 16
+_FAILURES_BEFORE_STOP = 8
 _TIMEOUTS = (5.0, 60.0)
 _PERMISSIONS = "s3:ListBucket, s3:ListBucketVersions, s3:DeleteObject, s3:DeleteObjectVersion"
 
@@ -62,6 +63,9 @@ class ObjectPurge:
         self._templates = templates
         self._lock = threading.Lock()
         self._uploads: dict[str, dict[str, MultipartUpload]] | None = None
+        self._denied = ""
+        self._failures = 0
+        self._last_failure = ""
 
     @property
     def bucket(self) -> str:
@@ -75,9 +79,15 @@ class ObjectPurge:
     def find(self, task_id: str, keys: Iterable[str] = ()) -> FoundObjects:
         """All versions under the keys that a template gives the task, and under `keys`, which are its own too.
 
-        An object of another's in the task's folder is left alone: it has no key of a template.
+        An object of another's in the task's folder is left alone: it has no key of a template. When the store has
+        failed for eight tasks in a row, it is not asked for others.
         """
         found = FoundObjects(task_id)
+        if self._failures >= _FAILURES_BEFORE_STOP:
+            found.problem = (
+                f"not looked for, since the store failed {self._failures} times in a row: {self._last_failure}"
+            )
+            return found
         seen: set[tuple[str, str | None]] = set()
         all_bases: set[str] = set()
 
@@ -98,7 +108,10 @@ class ObjectPurge:
                     take(key, key.__eq__)
             found.uploads += self._uploads_of(all_bases)
         except S3Error as error:
-            found.problem = str(error)
+            found.problem = self._last_failure = str(error)
+            self._failures += 1
+        else:
+            self._failures = 0
         return found
 
     def remove(self, found: Sequence[FoundObjects]) -> list[NotDeleted]:
@@ -126,10 +139,13 @@ class ObjectPurge:
 
     def _listed(self, prefix: str, found: FoundObjects) -> Iterator[ObjectVersion]:
         """The versions below a prefix; the objects alone, which is told, where versions must not be listed."""
-        try:
-            yield from list_versions(self._store, prefix)
-        except S3DeniedError as error:
-            found.problem = f"older versions cannot be listed: {error}"
+        if not self._denied:
+            try:
+                yield from list_versions(self._store, prefix)
+            except S3DeniedError as error:
+                self._denied = f"older versions cannot be listed, objects alone were looked for: {error}"
+        if self._denied:
+            found.problem = self._denied
             yield from list_objects(self._store, prefix)
 
 
