@@ -1,5 +1,6 @@
 """The dataset's room: Parquet files, checkpoints, marks and the manifest, in a folder or on S3."""
 
+from luma_pipeline.dataset.audits import Audits, AuditSummary, Hand
 from luma_pipeline.dataset.checkpoints import Checkpoints, Shard
 from luma_pipeline.dataset.dataset import SWEEP_AFTER_SECONDS, Dataset, check_root
 from luma_pipeline.dataset.errors import (
@@ -17,6 +18,8 @@ from luma_pipeline.dataset.verdicts import GenerationsVerdict, StoredVerdicts, V
 __all__ = [
     "ROW_GROUP_ROWS",
     "SWEEP_AFTER_SECONDS",
+    "AuditSummary",
+    "Audits",
     "Checkpoints",
     "Dataset",
     "DatasetError",
@@ -24,6 +27,7 @@ __all__ = [
     "DatasetUnavailableError",
     "Forgotten",
     "GenerationsVerdict",
+    "Hand",
     "Marks",
     "PartitionFile",
     "PartitionReader",

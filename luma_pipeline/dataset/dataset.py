@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from luma_pipeline.dataset.audits import Audits
 from luma_pipeline.dataset.checkpoints import Checkpoints
 from luma_pipeline.dataset.errors import DatasetSettingsError
 from luma_pipeline.dataset.local_storage import LocalStorage
@@ -65,6 +66,10 @@ class Dataset:
     def tombstones(self) -> Tombstones:
         """The tombstones of tasks that are forgotten."""
         return Tombstones(self._storage, f"{self._storage.root}/_tombstones")
+
+    def audits(self) -> Audits:
+        """What audits leave for those after them."""
+        return Audits(self._storage, f"{self._storage.root}/_audit")
 
     def folders(self, dataset: str) -> set[str]:
         """The folders of the partitions of a dataset that have been written."""

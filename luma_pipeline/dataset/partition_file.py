@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import IO, Any
 
@@ -24,6 +25,9 @@ __all__ = ["ROW_GROUP_ROWS", "PartitionFile", "PartitionReader", "Written", "rea
 ROW_GROUP_ROWS = 10_000
 """Rows in a row group: about 50 MB of answers before compression, so that a reader of few columns skips well and the
 writer holds little."""
+
+_DIGESTED_ROWS = 1_000
+"""Rows that are digested together."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,10 @@ class PartitionFile:
     def version(self) -> str:
         """What tells the file that is there from every other that was or will be; empty if there is none."""
         return self._storage.version(self._path)
+
+    def modified_at(self) -> datetime | None:
+        """When the file was written (aware UTC); None if there is none."""
+        return self._storage.modified_at(self._path)
 
     def open(self, *, whole: bool = False) -> PartitionReader:
         """A reader of the file as it is now, to be used in a `with` block. It has no rows where there is no file.
@@ -213,11 +221,17 @@ class PartitionReader:
         """What `replace` returned for this file; None where writing the same rows with `schema` makes another file."""
         if self._file is None or not self._file.schema_arrow.equals(schema):
             return None
-        metadata = self._file.metadata.metadata or {}
-        digest = metadata.get(_DIGEST)
-        if digest is None or metadata.get(_VERSION) != str(SCHEMA_VERSION).encode():
-            return None
-        return Written(self.rows, self._size_bytes, self._path, digest.decode())
+        found = self.found()
+        is_of_today = self._metadata.get(_VERSION) == str(SCHEMA_VERSION).encode()
+        return found if found.digest and is_of_today else None
+
+    def found(self) -> Written:
+        """What the file is, whichever version has written it; the digest is empty where the file tells none."""
+        return Written(self.rows, self._size_bytes, self._path, self._metadata.get(_DIGEST, b"").decode())
+
+    @property
+    def _metadata(self) -> Mapping[bytes, bytes]:
+        return {} if self._file is None else self._file.metadata.metadata or {}
 
     @property
     def row_group_lengths(self) -> list[int]:
@@ -325,7 +339,9 @@ def _with_statistics(schema: pa.Schema) -> list[str]:
 def _update(digest: Any, table: pa.Table) -> None:
     table = table.replace_schema_metadata(None)
     with pa.PythonFile(_Digesting(digest), "w") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table.combine_chunks())
+        # In pieces: a copy of a whole row group would be 25 MB more.
+        for start in range(0, len(table), _DIGESTED_ROWS):
+            stream.write_table(table.slice(start, _DIGESTED_ROWS).combine_chunks())
 
 
 class _Digesting(io.RawIOBase):

@@ -27,6 +27,7 @@ from luma_pipeline.dataset.rows import Positions
 from luma_pipeline.engine.answers import Answers
 from luma_pipeline.engine.best_rows import BestRows
 from luma_pipeline.engine.candidates import FAILED, NO_ROW, STATE_COLUMNS, Candidates, Part, Tasks, candidates_of
+from luma_pipeline.engine.garbage import imports_left_out
 from luma_pipeline.engine.hand_over import HandOver, OnAnswer
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.report import COUNTED_COLUMNS, GenerationsReport, preview_columns
@@ -221,6 +222,7 @@ def ask(tasks: Tasks, to_ask: Positions, client: LumaClient, answers: Answers, o
     if not len(to_ask):
         return
     with ExitStack() as stack:
+        stack.enter_context(imports_left_out())
         stack.enter_context(answers.saving())
         hand_over = stack.enter_context(HandOver(on_answer)) if on_answer is not None else None
         under_way: dict[str, int] = {}

@@ -39,6 +39,7 @@ __all__ = [
     "TASKS",
     "UNFINISHED_MARKS",
     "VIDEOS",
+    "MissingPartitionError",
     "Partition",
     "PartitionReport",
     "PartitionWork",
@@ -96,7 +97,9 @@ class PartitionReport:
     """What was done; None for a dataset that was not selected.
 
     `row_faults` says how the rows of luma_generations are not one for each task; empty when they are. `to_ask` and
-    `to_copy` are a dry run's answer, which `is_plan`. `earlier` is the verdict before a file was written again.
+    `to_copy` are a dry run's answer, which `is_plan`; so is `to_reflatten`, the rows whose columns would be made again.
+    `earlier` is the verdict before a file was written again. `left` are the files of selected datasets that the run
+    had nothing to do with.
     """
 
     partition: Partition
@@ -106,8 +109,10 @@ class PartitionReport:
     row_faults: str = ""
     to_ask: int | None = None
     to_copy: int | None = None
+    to_reflatten: int | None = None
     is_plan: bool = False
     earlier: Verdict = field(default_factory=Verdict)
+    left: Mapping[str, Written] = field(default_factory=dict)
 
     @property
     def has_changed(self) -> bool:
@@ -124,6 +129,13 @@ class PartitionReport:
             generations=_without(self.generations, forgotten, written.get(GENERATIONS)),
             videos=_without(self.videos, forgotten, written.get(VIDEOS)),
         )
+
+
+class MissingPartitionError(DatasetError):
+    """A partition that is read has not been written."""
+
+    def __init__(self, dataset: str, partition: Partition) -> None:
+        super().__init__(f"{dataset} has no partition {partition.key}: materialize it first, or select it too")
 
 
 _Report = TypeVar("_Report", TasksReport, GenerationsReport, VideosReport)
@@ -309,7 +321,7 @@ class PartitionWork:
 
     def _require(self, dataset: str, partition: Partition) -> None:
         if not self.dataset.partition(dataset, partition.folder).exists():
-            raise DatasetError(f"{dataset} has no partition {partition.key}: materialize it first, or select it too")
+            raise MissingPartitionError(dataset, partition)
 
     def _mark(
         self,

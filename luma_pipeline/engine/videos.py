@@ -57,13 +57,14 @@ from luma_pipeline.media import (
     MediaCopier,
 )
 
-__all__ = ["DIGEST_COLUMNS", "VIDEOS_SCHEMA", "ManifestPolicy", "PartitionVideos", "VideosReport"]
+__all__ = ["DIGEST_COLUMNS", "VIDEOS_SCHEMA", "ManifestPolicy", "PartitionVideos", "VideosReport", "row_of"]
 
 _log = logging.getLogger(__name__)
 
 _NO_FETCH = "about:blank"
 """The link of what may be found and is not fetched: it is refused before anybody is asked, also for a better one."""
 DIGEST_COLUMNS = ("task_id", "artifact", "key", "sha256", "error_code")
+"""What the digest of a manifest is computed over."""
 _LISTED_COLUMNS = ("key", "size_bytes", "etag")
 _OWNED_COLUMNS = ("task_id", "bucket", "key")
 _FIRST_FAILURES = 20
@@ -324,9 +325,9 @@ class PartitionVideos:
         is_found = result.status is CopyStatus.ALREADY_PRESENT or result.error_code == ErrorCode.STORE_ERROR
         self._is_one_lost = self._is_one_lost or (begun.confirms is not None and not is_found)
         if begun.is_fetched:
-            self._rows_of_begun[begun.number] = self._results.append(_row(result))
+            self._rows_of_begun[begun.number] = self._results.append(row_of(result))
         elif is_there:
-            self._rows_of_begun[begun.number] = self._results.append({**_row(result), "source_url": None})
+            self._rows_of_begun[begun.number] = self._results.append({**row_of(result), "source_url": None})
 
     # -- the manifest -----------------------------------------------------------------------------------------------
 
@@ -399,7 +400,8 @@ def _completed(generations: PartitionFile, spec: ProviderSpec, columns: Sequence
                 yield completed.combine_chunks()
 
 
-def _row(result: CopyResult) -> dict[str, Any]:
+def row_of(result: CopyResult) -> dict[str, Any]:
+    """The row of the manifest that a copy ends as."""
     facts = result.facts
     row = {name: getattr(facts if hasattr(facts, name) else result, name) for name in VIDEOS_SCHEMA.names}
     row["artifact"], row["status"] = result.artifact.value, result.status.value

@@ -81,6 +81,9 @@ class ObjectRemoval:
 
         `before` is called with it before any of it is removed. With `dry_run` nothing is removed.
         """
+        task_ids = list(task_ids)
+        for purge in self._purges.values():
+            purge.load(task_ids)
         left = iter(task_ids)
         while not self._stopping.is_set() and (some := list(islice(left, _TASKS_TOGETHER))):
             found = self._find(some)

@@ -111,6 +111,15 @@ class KeyTemplate:
         """Whether this template, below this prefix, can have given the key."""
         return self._pattern.fullmatch(key) is not None
 
+    def segment_of(self, key: str) -> str | None:
+        """The task's segment (`safe_segment`) in a key that this template can have given; None for another key.
+
+        >>> KeyTemplate(prefix="luma").segment_of("luma/abc/video.mp4")
+        'abc'
+        """
+        found = self._pattern.fullmatch(key)
+        return None if found is None else found["task_id"]
+
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         segment = rf"(?:{_PLAIN.pattern}|[A-Za-z0-9_-]{{0,{_SLUG_CHARACTERS}}}~[0-9a-f]{{64}})"
@@ -119,7 +128,7 @@ class KeyTemplate:
         for literal, field, _, _ in string.Formatter().parse(self._base):
             text += re.escape(literal)
             if field is not None:
-                text += segment if field == "task_id" else f"(?:{artifacts})"
+                text += f"(?P<task_id>{segment})" if field == "task_id" else f"(?:{artifacts})"
         if self.has_extension:
             text += f"(?:{'|'.join(_EXTENSIONS)})"
         return re.compile(text)

@@ -91,6 +91,21 @@ class Instance:
         return self.named("luma_open_tasks_sensor")
 
     @property
+    def audit_job_name(self) -> str:
+        """The job of the audit."""
+        return self.named("luma_audit")
+
+    @property
+    def audit_op_name(self) -> str:
+        """The op of the audit."""
+        return self.named("luma_audit_op")
+
+    @property
+    def audit_schedule_name(self) -> str:
+        """The schedule of the audit."""
+        return self.named("luma_audit_schedule")
+
+    @property
     def source_key(self) -> str:
         """The resource of the source table."""
         return self.named("luma_source")

@@ -18,7 +18,9 @@ def submit(world: World, *task_ids: str, day: str = DAY, **generation: Any) -> N
     world.submit(*((task_id, f"{day}T{number:02}:00:00Z") for number, task_id in enumerate(task_ids)), **generation)
 
 
-def forget(world: World, *task_ids: str, settings: dict[str, Any] | None = None, **config: Any) -> dg.ExecuteInProcessResult:
+def forget(
+    world: World, *task_ids: str, settings: dict[str, Any] | None = None, **config: Any
+) -> dg.ExecuteInProcessResult:
     """Run the job luma_forget."""
     job = world.component(**(settings or {})).definitions().resolve_job_def("luma_forget")
     return job.execute_in_process(
@@ -55,9 +57,7 @@ def versions(world: World, bucket: str | None = None) -> set[tuple[str, str]]:
 
 
 def keep_versions(world: World) -> None:
-    world.store.client().put_bucket_versioning(
-        Bucket=world.bucket, VersioningConfiguration={"Status": "Enabled"}
-    )
+    world.store.client().put_bucket_versioning(Bucket=world.bucket, VersioningConfiguration={"Status": "Enabled"})
 
 
 def ids(world: World, dataset: str) -> set[str]:

@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from luma_pipeline.dataset import Dataset, digest_of
-from tests.forget.forgetting import DAY, NEXT_DAY, forget, ids, keep_versions, numbers, records, said, submit, traces, versions
+from tests.forget.forgetting import (
+    DAY,
+    NEXT_DAY,
+    forget,
+    ids,
+    keep_versions,
+    numbers,
+    records,
+    said,
+    submit,
+    traces,
+    versions,
+)
 from tests.world import World, evaluations, failure, metadata
 
 DATASETS = ("luma_tasks", "luma_generations", "luma_videos")
