@@ -74,6 +74,14 @@ class Forgotten:
         """Whether one ID has a tombstone."""
         return bool(self._has(np.array([digest_of(task_id)], dtype=self.digests.dtype))[0])
 
+    def has_hex(self, sha256: str) -> bool:
+        """Whether the ID with this SHA-256, in hex, has a tombstone; False for a text that is none."""
+        try:
+            digest = bytes.fromhex(sha256)
+        except ValueError:
+            return False
+        return len(digest) == _DIGEST_BYTES and bool(self._has(np.array([digest], dtype=self.digests.dtype))[0])
+
     def without(self, table: pa.Table) -> pa.Table:
         """The rows of a table with `task_id` whose tasks are not forgotten; the table itself where none is."""
         is_gone = self.among(table["task_id"])

@@ -11,8 +11,10 @@ import queue
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+
+import pyarrow as pa
 
 from luma_pipeline.dataset import (
     Dataset,
@@ -32,7 +34,7 @@ from luma_pipeline.errors import LumaPipelineError
 from luma_pipeline.forget.objects import ObjectRemoval, TaskObjects, Version
 from luma_pipeline.forget.records import Counts, Journal, Record, recorded, write_records
 from luma_pipeline.forget.request import ForgetRequest
-from luma_pipeline.forget.survey import CHECKPOINTS, REPORTS, Survey, Surveyor
+from luma_pipeline.forget.survey import CHECKPOINTS, REPORTS, Survey, Surveyor, is_named, mentions
 from luma_pipeline.gallery import Gallery, GallerySettings
 from luma_pipeline.luma import GATEWAY, ProviderSpec
 from luma_pipeline.media import TransferConfig
@@ -163,7 +165,7 @@ class _Forget:
         self._dataset = dataset
         self._run_id = run_id
         self._tell = tell
-        self._surveyor = Surveyor(dataset, self.stopping)
+        self._surveyor = Surveyor(dataset, settings.videos.template, self.stopping)
         self._journal = Journal(dataset)
         self._tasks = dict(request.tasks)
         self._found: dict[bytes, Counts] = {}
@@ -208,6 +210,7 @@ class _Forget:
         if not self._request.dry_run and not self.stopping.is_set():
             self._renew_gallery(survey, forgotten)
             self._remove_rows(survey, forgotten)
+            self._remove_examples(forgotten)
             self._remove_old_versions(survey)
         return has_objects or bool(survey.rows or survey.shards)
 
@@ -300,7 +303,23 @@ class _Forget:
     def _remove_from_report(self, folder: str, forgotten: Forgotten) -> None:
         file = self._dataset.partition(REPORTS, folder)
         with file.open() as reader:
-            file.rewrite(reader, [forgotten.without(table) for table in reader.batches()], ())
+            template = self._settings.videos.template
+            tables = [table.filter(pa.array(~mentions(table, forgotten, template))) for table in reader.batches()]
+            file.rewrite(reader, tables, ())
+
+    def _remove_examples(self, forgotten: Forgotten) -> None:
+        """Take the tasks out of the examples that the last audit keeps."""
+        audits, template = self._dataset.audits(), self._settings.videos.template
+        last = audits.last()
+        if last is None:
+            return
+        kept = [
+            example
+            for example in last.examples
+            if not any(is_named(text, forgotten, template) for text in example.values())
+        ]
+        if len(kept) < len(last.examples):
+            audits.put_last(replace(last, examples=kept))
 
     def _remove_from_shards(self, folder: str, shards: Sequence[Shard], forgotten: Forgotten) -> None:
         """Write what is left of each checkpoint as another, then delete it: a run that uses it asks again."""

@@ -10,6 +10,8 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from luma_pipeline.dataset import (
@@ -24,9 +26,9 @@ from luma_pipeline.dataset import (
 from luma_pipeline.engine.datasets import DATASETS, GENERATIONS, VIDEOS
 from luma_pipeline.engine.threads import for_each
 from luma_pipeline.media import Artifact
-from luma_pipeline.media.keys import safe_segment, template_of
+from luma_pipeline.media.keys import KeyTemplate, safe_segment, template_of
 
-__all__ = ["CHECKPOINTS", "REPORTS", "Survey", "Surveyor"]
+__all__ = ["CHECKPOINTS", "REPORTS", "Survey", "Surveyor", "is_named", "mentions"]
 
 REPORTS = "luma_audit"
 """A dataset of reports that name tasks; there may be none."""
@@ -64,8 +66,9 @@ class Survey:
 class Surveyor:
     """Reads the columns of IDs and keys of all files, and at the second look those of the files that have changed."""
 
-    def __init__(self, dataset: Dataset, stopping: threading.Event) -> None:
+    def __init__(self, dataset: Dataset, template: KeyTemplate, stopping: threading.Event) -> None:
         self._dataset = dataset
+        self._template = template
         self._stopping = stopping
         self._lock = threading.Lock()
         self._versions: dict[tuple[str, str], str] = {}
@@ -104,6 +107,9 @@ class Surveyor:
 
     def _read_file(self, survey: Survey, forgotten: Forgotten, place: tuple[str, str], file: PartitionFile) -> None:
         name, folder = place
+        if name == REPORTS:
+            self._read_report(survey, forgotten, folder, file)
+            return
         if place in self._versions and file.version() == self._versions[place]:
             return
         found = []
@@ -117,15 +123,23 @@ class Surveyor:
         rows = Counter(task_id for table in found for task_id in table["task_id"].to_pylist())
         with self._lock:
             self._versions[place] = reader.version
-            if rows and name == REPORTS:
-                survey.reports.add(folder)
-            elif rows:
+            if rows:
                 survey.folders.setdefault(folder, set()).update(rows)
             for task_id, count in rows.items():
                 survey.rows.setdefault(task_id, Counter())[name] += count
             for table in found if name == VIDEOS else ():
                 for task_id, _, bucket, key in _manifest_rows(table):
                     survey.keys.setdefault(task_id, set()).add((bucket, key))
+
+    def _read_report(self, survey: Survey, forgotten: Forgotten, folder: str, file: PartitionFile) -> None:
+        with file.open() as reader:
+            tables = [table.filter(pa.array(mentions(table, forgotten, self._template))) for table in reader.batches()]
+        with self._lock:
+            for table in tables:
+                if len(table):
+                    survey.reports.add(folder)
+                for task_id in forgotten.only(table)["task_id"].to_pylist():
+                    survey.rows.setdefault(task_id, Counter())[REPORTS] += 1
 
     def _learn(self, table: pa.Table) -> None:
         """Take in the templates that keys of the manifest, of any task, were made by."""
@@ -168,3 +182,24 @@ def _manifest_rows(table: pa.Table) -> Iterator[tuple[str, str, str, str]]:
     """Task, artifact, bucket and key of the rows that name a key."""
     columns = (table[name].to_pylist() for name in _MANIFEST_COLUMNS)
     return (row for row in zip(*columns, strict=True) if row[3])
+
+
+def mentions(table: pa.Table, forgotten: Forgotten, template: KeyTemplate) -> npt.NDArray[np.bool_]:
+    """For each row of a report whether it is of a forgotten task, or names one or its key in any text."""
+    is_gone = forgotten.among(table["task_id"])
+    for name in table.schema.names:
+        if pa.types.is_string(table.schema.field(name).type):
+            texts = table[name].to_pylist()
+            is_gone |= np.fromiter(
+                (is_named(text, forgotten, template) for text in texts), dtype=bool, count=len(texts)
+            )
+    return is_gone
+
+
+def is_named(text: str | None, forgotten: Forgotten, template: KeyTemplate) -> bool:
+    """Whether a text names a forgotten task, by its ID or by a key of its objects."""
+    words = [word.strip("'\"(),;:") for word in (text or "").split()]
+    segments = [template.segment_of(word) or word for word in words]
+    ids = [segment for segment in segments if "~" not in segment]
+    hashed = [segment.rpartition("~")[2] for segment in segments if "~" in segment]
+    return bool(forgotten.among(pa.array(ids, pa.string())).any()) or any(map(forgotten.has_hex, hashed))

@@ -36,7 +36,7 @@ class NotDeleted:
     reason: str
 
 
-def list_versions(store: ObjectStore, prefix: str) -> Iterator[ObjectVersion]:
+def list_versions(store: ObjectStore, prefix: str, page_size: int = _LARGEST_PAGE) -> Iterator[ObjectVersion]:
     """Every version and delete marker below a prefix; of a store that keeps no versions its objects.
 
     Raises S3Error; S3DeniedError where the credentials lack s3:ListBucketVersions.
@@ -44,7 +44,7 @@ def list_versions(store: ObjectStore, prefix: str) -> Iterator[ObjectVersion]:
     marker: dict[str, str] = {}
     while store.capabilities.versions:
         try:
-            page = _page(store, {"Bucket": store.bucket, "Prefix": prefix, "MaxKeys": _LARGEST_PAGE, **marker})
+            page = _page(store, {"Bucket": store.bucket, "Prefix": prefix, "MaxKeys": page_size, **marker})
         except FAULTS as error:
             if status_of(error) in _NO_SUCH_REQUEST and not marker:
                 store.capabilities.versions = False
