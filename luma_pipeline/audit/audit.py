@@ -201,7 +201,9 @@ class _Audit:
         settings, provider = self._settings, self._settings.provider
         repairer = None
         if self._options.repair and provider is not None:
-            repairer = Repairer(self._opened, settings.videos, provider, settings.link_preference)
+            repairer = Repairer(
+                self._opened, settings.videos, provider, settings.link_preference, self._dataset.tombstones()
+            )
         elif self._options.repair:
             self._problem("nothing was repaired", "this audit was not told how to ask the provider")
         return SecondLook(
@@ -326,8 +328,11 @@ class _Audit:
     def _report(self, index: ManifestIndex) -> AuditSummary:
         self._bucket.check_stop()
         findings = self._findings
+        forgotten = self._dataset.tombstones().now()
         folder = f"audit={self._now:%Y-%m-%dT%H%M%S%fZ}"
-        written = self._dataset.partition(AUDIT, folder).replace(AUDIT_SCHEMA, findings.tables())
+        written = self._dataset.partition(AUDIT, folder).replace(
+            AUDIT_SCHEMA, map(forgotten.without, findings.tables())
+        )
         summary = AuditSummary(
             self._now,
             partitions=len(index.partitions),
@@ -341,7 +346,7 @@ class _Audit:
             errors=findings.errors,
             warnings=findings.warnings,
             problems=tuple(self._tally.problems),
-            examples=tuple(_example(finding) for finding in findings.examples),
+            examples=tuple(_example(each) for each in findings.examples if not forgotten.has(each.task_id or "")),
             path=written.path,
         )
         if not self._options.is_limited:

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from luma_pipeline.audit.manifest import ManifestRow
-from luma_pipeline.dataset import PartitionFile, StaleVersionError
+from luma_pipeline.dataset import PartitionFile, StaleVersionError, Tombstones
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
 from luma_pipeline.engine.provider_links import ProviderLinks
 from luma_pipeline.engine.resources import OpenResources
@@ -37,7 +37,9 @@ class Repairer:
         videos: TransferConfig,
         provider: ProviderConfig,
         link_preference: Sequence[LinkSource],
+        tombstones: Tombstones,
     ) -> None:
+        self._tombstones = tombstones
         self._opened = opened
         self._videos = videos
         self._provider = provider
@@ -45,7 +47,8 @@ class Repairer:
         self._copier: MediaCopier | None = None
 
     def copy_again(self, rows: Sequence[ManifestRow]) -> list[CopyResult | None]:
-        """Copy the artifact of each row, with a link that the provider is asked for now; None: no artifact of ours.
+        """Copy the artifact of each row, with a link that the provider is asked for now; None: no artifact of ours, or
+        of a task that is forgotten.
 
         A damaged object is replaced by a whole file, or stays as it is: what is not fetched to its end is not written.
 
@@ -58,12 +61,16 @@ class Repairer:
             copier = MediaCopier(replace(self._videos, overwrite=True), refresh=links.renewed)
             self._copier = self._opened.keep_copier(copier)
         copier = self._copier
+        forgotten = self._tombstones.now()
         futures: list[Future[CopyResult] | None] = []
         for row in rows:
-            is_known = row.artifact in _ARTIFACTS
+            is_known = row.artifact in _ARTIFACTS and not forgotten.has(row.task_id)
             request = CopyRequest(row.task_id, Artifact(row.artifact), None) if is_known else None
             futures.append(None if request is None else copier.submit(request))
-        return [None if future is None else future.result() for future in futures]
+        results = [None if future is None else future.result() for future in futures]
+        forgotten = self._tombstones.now()
+        copier.purge({row.task_id: [row.key] if row.key else [] for row in rows if forgotten.has(row.task_id)})
+        return results
 
     @staticmethod
     def row_after(result: CopyResult) -> Mapping[str, Any]:

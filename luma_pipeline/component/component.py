@@ -40,6 +40,7 @@ from luma_pipeline.orchestration.audit import AuditPlan, build_audit_job, build_
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
 from luma_pipeline.orchestration.checks import build_checks
 from luma_pipeline.orchestration.evaluations import Thresholds
+from luma_pipeline.orchestration.forget import build_forget_job
 from luma_pipeline.orchestration.freshness import freshness_policy
 from luma_pipeline.orchestration.gallery import GALLERY, build_gallery
 from luma_pipeline.orchestration.instance import Instance
@@ -209,7 +210,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         return dg.Definitions(
             assets=[*self._source_spec().values(), pipeline, *self._gallery(instance, partitions)],
             asset_checks=[checks],
-            jobs=[job, audit],
+            jobs=[job, audit, self._forget_job(instance, partitions)],
             schedules=[schedule, audits],
             sensors=[sensor],
             resources=self._resources(instance, datetime.fromtimestamp(partitions.start_timestamp, UTC)),
@@ -295,6 +296,10 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         plain = self._instance().asset_key(GALLERY)
         with self._naming("translation"):
             return [assets.map_asset_specs(lambda spec: self.get_asset_spec(spec.replace_attributes(key=plain)))]
+
+    def _forget_job(self, instance: Instance, partitions: dg.TimeWindowPartitionsDefinition) -> dg.JobDefinition:
+        gallery = GallerySettings(**self.gallery.model_dump())
+        return build_forget_job(partitions, gallery=gallery, spec=SPECS[self.provider.dialect], instance=instance)
 
     def _locations(self) -> Locations:
         """What is known of the places before a run starts."""

@@ -12,6 +12,7 @@ from luma_pipeline.dataset.errors import (
 )
 from luma_pipeline.dataset.marks import Marks
 from luma_pipeline.dataset.partition_file import ROW_GROUP_ROWS, PartitionFile, PartitionReader, Written
+from luma_pipeline.dataset.tombstones import Forgotten, Tombstones, digest_of
 from luma_pipeline.dataset.verdicts import GenerationsVerdict, StoredVerdicts, Verdict, Verdicts, VideosVerdict
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "DatasetError",
     "DatasetSettingsError",
     "DatasetUnavailableError",
+    "Forgotten",
     "GenerationsVerdict",
     "Hand",
     "Marks",
@@ -32,10 +34,12 @@ __all__ = [
     "Shard",
     "StaleVersionError",
     "StoredVerdicts",
+    "Tombstones",
     "UnreadableFileError",
     "Verdict",
     "Verdicts",
     "VideosVerdict",
     "Written",
     "check_root",
+    "digest_of",
 ]

@@ -15,6 +15,7 @@ from luma_pipeline.dataset.marks import Marks
 from luma_pipeline.dataset.partition_file import PartitionFile
 from luma_pipeline.dataset.s3_storage import S3Storage, check_place
 from luma_pipeline.dataset.storage import PARTITION_FILE, Storage
+from luma_pipeline.dataset.tombstones import Tombstones
 from luma_pipeline.dataset.verdicts import Verdicts
 
 __all__ = ["SWEEP_AFTER_SECONDS", "Dataset", "check_root"]
@@ -62,6 +63,10 @@ class Dataset:
         """The verdicts on the partitions."""
         return Verdicts(self._storage, f"{self._storage.root}/_verdicts")
 
+    def tombstones(self) -> Tombstones:
+        """The tombstones of tasks that are forgotten."""
+        return Tombstones(self._storage, f"{self._storage.root}/_tombstones")
+
     def audits(self) -> Audits:
         """What audits leave for those after them."""
         return Audits(self._storage, f"{self._storage.root}/_audit")
@@ -69,6 +74,10 @@ class Dataset:
     def folders(self, dataset: str) -> set[str]:
         """The folders of the partitions of a dataset that have been written."""
         return set(self._storage.folders(f"{self._storage.root}/{dataset}", PARTITION_FILE))
+
+    def remove_old_versions(self, dataset: str, folder: str) -> str:
+        """Remove for good what a bucket with versions keeps of replaced and deleted files; why not, or empty text."""
+        return self._storage.remove_old_versions(f"{self._storage.root}/{dataset}/{folder}")
 
     def check(self) -> None:
         """Raise DatasetError unless files can be listed and written under the root. Leaves nothing behind."""

@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luma_pipeline.dataset import ROW_GROUP_ROWS, PartitionFile, StaleVersionError, Written
+from luma_pipeline.dataset import ROW_GROUP_ROWS, Forgotten, PartitionFile, StaleVersionError, Written
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA, Identities, ResultRows
 from luma_pipeline.dataset.rows import Positions
 from luma_pipeline.engine.earlier_videos import (
@@ -66,6 +66,7 @@ _NO_FETCH = "about:blank"
 DIGEST_COLUMNS = ("task_id", "artifact", "key", "sha256", "error_code")
 """What the digest of a manifest is computed over."""
 _LISTED_COLUMNS = ("key", "size_bytes", "etag")
+_OWNED_COLUMNS = ("task_id", "bucket", "key")
 _FIRST_FAILURES = 20
 _FIRST_DIFFERING = 10
 _FAILURE_COLUMNS = ("task_id", "artifact", "status", "error_code", "error_message")
@@ -219,6 +220,24 @@ class PartitionVideos:
         report.rows = report.written.rows
         report.seconds = time.monotonic() - self._started
         return report
+
+    def purge(self, forgotten: Forgotten) -> None:
+        """Remove the objects of tasks that were forgotten while their copies were under way: after `finish`."""
+        begun = self._begun.task_ids()
+        keys: dict[str, list[str]] = {each: [] for each in begun.filter(pa.array(forgotten.among(begun))).to_pylist()}
+        known = self._earlier.take(np.flatnonzero(forgotten.among(self._earlier.identities.task_ids())), _OWNED_COLUMNS)
+        for row in known.filter(is_of_bucket(known, self._policy.bucket)).to_pylist():
+            keys.setdefault(row["task_id"], []).extend([row["key"]] if row["key"] else [])
+        left = self._copier.purge(keys)
+        if keys:
+            _log.info("%d tasks of %s were forgotten meanwhile: their objects are removed", len(keys), self._file.path)
+        if left:
+            _log.warning(
+                "%d versions of objects of tasks that were forgotten meanwhile are still there (%s): run luma_forget "
+                "for these tasks once more",
+                len(left),
+                left[0].reason,
+            )
 
     # -- copying ----------------------------------------------------------------------------------------------------
 

@@ -32,6 +32,8 @@ MOST_DIGITS = 18
 """Digits of a number of bytes. More are no number, and more than some thousands Python refuses to read."""
 
 _NAME_POLL_SECONDS = 0.1
+_SENT_HEADERS = 16
+"""Headers of a connection that are kept as they were sent."""
 
 
 class Exchange:
@@ -182,6 +184,12 @@ class WatchedConnection(HTTPConnection):
     response_class = FinalResponse
     debuglevel = 0  # Not http.client's: whoever sets that one sees every header printed.
     _is_used = False
+    _buffer: list[bytes]  # http.client's own
+    _response_options: Any  # urllib3's own
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._sent: dict[tuple[str, tuple[str, ...]], list[bytes]] = {}
 
     def _new_conn(self) -> socket.socket:
         exchange = current.exchange
@@ -215,11 +223,34 @@ class WatchedConnection(HTTPConnection):
         exchange.watch.allow(exchange.head_seconds)
         super().endheaders(*args, **options)
 
+    def putheader(self, header: str, *values: str) -> None:  # type: ignore[override]
+        """As urllib3's, which checks and encodes every header: the same one again is sent as it was the last time."""
+        known = self._sent.get((header, values))
+        if known is not None:
+            self._buffer += known
+            return
+        start = len(self._buffer)
+        super().putheader(header, *values)
+        if len(self._sent) < _SENT_HEADERS:
+            self._sent[header, values] = self._buffer[start:]
+
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
-        """As urllib3's."""
-        response = super().getresponse()
+        """As urllib3's, without a second copy of the headers: they are read from http.client's answer."""
+        options, self._response_options = self._response_options, None
+        if options is None:
+            raise http.client.ResponseNotReady
+        self.sock.settimeout(self.timeout)
+        answer = http.client.HTTPConnection.getresponse(self)
         self._is_used = True
-        return response
+        return HTTPResponse(
+            body=answer,
+            status=answer.status,
+            preload_content=False,
+            decode_content=False,
+            original_response=answer,
+            enforce_content_length=False,
+            request_method=options.request_method,
+        )
 
 
 class WatchedTLSConnection(WatchedConnection, HTTPSConnection):

@@ -76,6 +76,11 @@ class Instance:
         return self.named("luma_job")
 
     @property
+    def forget_name(self) -> str:
+        """The job, and its op, that forgets tasks."""
+        return self.named("luma_forget")
+
+    @property
     def schedule_name(self) -> str:
         """The schedule of the open period."""
         return self.named("luma_schedule")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -119,9 +120,12 @@ class Look:
         return cls(outside.data_files(), outside.objects(), outside.uploads())
 
     def table(self, dataset: str) -> pa.Table | None:
-        """A dataset as one table; None where it has no file."""
-        bodies = [body for path, body in self.files.items() if path.startswith(f"{dataset}/") and _is_partition(path)]
-        tables = [pq.read_table(io.BytesIO(body)) for body in bodies]
+        """A dataset as one table, without the files that cannot be read; None where it has no file."""
+        tables = []
+        for path, body in self.files.items():
+            if path.startswith(f"{dataset}/") and _is_partition(path):
+                with contextlib.suppress(pa.ArrowException):
+                    tables.append(pq.read_table(io.BytesIO(body)))
         return pa.concat_tables(tables) if tables else None
 
     def rows(self, dataset: str, *columns: str) -> list[dict[str, Any]]:
@@ -130,14 +134,28 @@ class Look:
         return [] if table is None else table.select(columns).to_pylist()
 
 
-def violations(look: Look, expected: Mapping[str, Expected]) -> Iterator[str]:
-    """How the datasets and the bucket are not what they have to be after a quiet run."""
+def violations(look: Look, expected: Mapping[str, Expected], *, is_refreshed: bool = False) -> Iterator[str]:
+    """How the datasets and the bucket are not what they have to be after a quiet run.
+
+    `is_refreshed`: a refresh was broken off, whose checkpoints wait for the next one.
+    """
+    yield from unreadable(look)
     yield from rows_of_each_task(look, expected)
     yield from outcomes(look, expected)
     yield from manifest_and_bucket(look)
     yield from digests(look, expected)
-    yield from strays(look)
+    yield from strays(look, is_refreshed=is_refreshed)
     yield from orphans(look)
+
+
+def unreadable(look: Look) -> Iterator[str]:
+    """Every Parquet file is whole."""
+    for path, body in look.files.items():
+        if path.endswith(".parquet"):
+            try:
+                pq.read_table(io.BytesIO(body))
+            except pa.ArrowException as error:
+                yield f"unreadable: {path}: {error}"
 
 
 def rows_of_each_task(look: Look, expected: Mapping[str, Expected]) -> Iterator[str]:
@@ -189,10 +207,11 @@ def digests(look: Look, expected: Mapping[str, Expected]) -> Iterator[str]:
             )
 
 
-def strays(look: Look) -> Iterator[str]:
+def strays(look: Look, *, is_refreshed: bool) -> Iterator[str]:
     """No file that is neither a partition's nor a mark."""
     for path in look.files:
-        if not _is_partition(path) and not path.startswith(_OURS):
+        is_awaited = is_refreshed and path.startswith("_checkpoints/") and "/refresh-" in path
+        if not _is_partition(path) and not path.startswith(_OURS) and not is_awaited:
             yield f"stray: {path}"
 
 
@@ -255,7 +274,10 @@ def secrets_in_data(secrets: Secrets, look: Look) -> Iterator[str]:
         if not path.endswith(".parquet"):
             yield from (f"secret: the {name} is in {path}" for name in _named(secrets, path.encode() + body))
             continue
-        file = pq.ParquetFile(io.BytesIO(body))
+        try:
+            file = pq.ParquetFile(io.BytesIO(body))
+        except pa.ArrowException:
+            continue
         metadata = json.dumps({key.decode(): str(value) for key, value in (file.metadata.metadata or {}).items()})
         yield from (f"secret: the {name} is in the metadata of {path}" for name in _named(secrets, metadata.encode()))
         for name, column in _found_in_columns(secrets, file.read(), is_generations=_MAY_HOLD_LINKS in path):

@@ -29,7 +29,7 @@ from tests.faults.scenario import Kill, Rates, Scenario, scenario
 from tests.faults.stage import VIDEOS_BUCKET, Stage, running_stage
 from tests.waiting import wait_until
 
-_SEED = 3
+_SEED = 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ def quiet_scenario() -> Scenario:
     return replace(
         scenario(_SEED),
         root="local",
+        source="postgresql",
         days=1,
         tasks=14,
         large_videos=0,
@@ -123,6 +124,14 @@ def _added(path: Path, content: bytes) -> Iterator[None]:
         yield
     finally:
         path.unlink() if before is None else path.write_bytes(before)
+
+
+@contextmanager
+def _cut(path: Path) -> Iterator[None]:
+    before = path.read_bytes()
+    path.write_bytes(before[: len(before) // 2])
+    yield
+    path.write_bytes(before)
 
 
 def _rows(dataset: str, change: Callable[[pa.Table], pa.Table]) -> Break:
@@ -234,6 +243,7 @@ _STATES: tuple[tuple[str, str, Break], ...] = (
     ),
     ("a row of nobody's task", "rows: luma_tasks", _rows("luma_tasks", _with("task_id", "nobody"))),
     ("an artifact without its row", "rows: luma_videos", _rows("luma_videos", lambda table: table.slice(1))),
+    ("a file that is cut", "unreadable: ", lambda round_: _cut(_file(round_, "luma_videos"))),
     ("a row with another state", "outcome: ", _rows("luma_generations", _with("state", "upscaling"))),
     ("a row with another outcome", "outcome: ", _rows("luma_generations", _with("outcome", "request_failed"))),
     ("an object that is changed", "digest: ", _changed_object),

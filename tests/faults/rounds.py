@@ -461,7 +461,7 @@ class Round:
         kept = {"logs": self.directory / "logs", "Dagster's home": self.home, "temporary files": self.directory / "tmp"}
         left = [path for path in (self.directory / "tmp").rglob("*") if path.is_file()]
         return [
-            *invariants.violations(look, self.expected),
+            *invariants.violations(look, self.expected, is_refreshed="refresh" in self.scenario.features),
             *(f"stray: {path} among temporary files" for path in left),
             *invariants.secrets_in_files(secrets, kept),
             *invariants.secrets_in_data(secrets, look),

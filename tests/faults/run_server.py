@@ -80,6 +80,8 @@ def _become(order: dict[str, Any]) -> None:
         os.dup2(source, target)
     os.environ.clear()
     os.environ.update(order["environment"])
+    # A shell starts what it puts into the background with SIGINT ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     random.seed()
     logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, force=True)
     for name in order.get("quiet_loggers", ()):
