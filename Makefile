@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again clean
+.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again benchmark-audit clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -84,6 +84,9 @@ benchmark-backfill: $(READY)
 
 benchmark-again: $(READY)
 	$(BIN)/python -m benchmarks.again
+
+benchmark-audit: $(READY)
+	$(BIN)/python -m benchmarks.audit
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest .sandbox build *.egg-info
