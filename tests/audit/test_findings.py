@@ -39,7 +39,7 @@ WELL = ["well-1", "well-2", "_well"]
 
 def damage(scene: Scene) -> None:
     """Each kind of damage to a task of its own."""
-    client, bucket = scene.world.store.client(), scene.world.bucket
+    client, bucket = scene.client, scene.world.bucket
     scene.delete("gone")
     scene.put("cut", scene.body("cut")[:-7], Metadata=scene.metadata("cut"))
     scene.put("longer", scene.body("longer") + b"and more", Metadata=scene.metadata("longer"))
