@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+import pytest
+
 from luma_pipeline.dataset import Dataset, digest_of
 from tests.forget.forgetting import DATASETS, DAY, keep_versions, submit, traces
 from tests.media.faulty_store import Fault, FaultyStore, StoreRequest
@@ -63,14 +65,20 @@ def forgetting(world: World, data_url: str, endpoint: str) -> Iterator[subproces
             process.kill()
 
 
-def test_a_forgetting_killed_at_any_moment_is_finished_by_the_next(world: World) -> None:
+FEW = ["after the tombstone", "after the objects", "before the generations", "after the record"]
+
+
+@pytest.mark.parametrize(
+    "moments", [FEW, pytest.param(list(MOMENTS), marks=pytest.mark.deployment)], ids=["few", "all"]
+)
+def test_a_forgetting_killed_at_any_moment_is_finished_by_the_next(world: World, moments: list[str]) -> None:
     lake = f"{world.bucket}-lake"
     world.store.create_bucket(lake)
     for bucket in (world.bucket, lake):
         keep_versions(world, bucket)
     data_url = f"s3://{lake}/data"
     world.settings |= {"data_url": data_url, "gallery_enabled": True}
-    ids = {moment: f"gone-{number:02}" for number, moment in enumerate(MOMENTS)}
+    ids = {moment: f"gone-{number:02}" for number, moment in enumerate(moments)}
     submit(world, "kept", *ids.values())
     assert world.run(DAY).success
     assert world.run(DAY, config={"overwrite": True}).success
