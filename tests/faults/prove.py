@@ -1,6 +1,6 @@
 """Each invariant of the soak, broken by hand, one after the other: the look at it has to see that, and nothing else.
 
-    python -m tests.faults.soak --prove
+python -m tests.faults.soak --prove
 """
 
 from __future__ import annotations
@@ -154,9 +154,7 @@ def _first_object(round_: Round) -> tuple[str, invariants.StoredObject]:
 
 
 @contextmanager
-def _object(
-    round_: Round, key: str, body: bytes | None, metadata: dict[str, str] | None = None
-) -> Iterator[None]:
+def _object(round_: Round, key: str, body: bytes | None, metadata: dict[str, str] | None = None) -> Iterator[None]:
     """Another object under a key, or none, until the block ends."""
     client = round_.outside.client
     before = round_.outside.objects().get(key)

@@ -151,7 +151,10 @@ def read_all_the_time(order: dict[str, Any]) -> None:
         pass
     for thread in threads:
         thread.join()
-    said = {each.reader: {"readings": each.readings, "repeated": each.repeated, "violations": each.violations} for each in judgements}
+    said = {
+        each.reader: {"readings": each.readings, "repeated": each.repeated, "violations": each.violations}
+        for each in judgements
+    }
     Path(order["result"]).write_text(json.dumps(said))
 
 

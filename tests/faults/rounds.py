@@ -1,4 +1,4 @@
-"""One round of the soak: tasks are submitted, runs are disturbed and killed, a quiet run follows, and all is looked at."""
+"""One round of the soak: runs are disturbed and killed, quiet runs follow, and all that is there is looked at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -236,9 +236,7 @@ class Round:
         self.provider.add(generation)
         self._expect(generation.task_id, generation)
 
-    def _expect(
-        self, task_id: str, generation: Generation | None = None, lost: frozenset[str] = frozenset()
-    ) -> None:
+    def _expect(self, task_id: str, generation: Generation | None = None, lost: frozenset[str] = frozenset()) -> None:
         urls = (generation or Generation(task_id).published(self.cdn)).urls
         links = {"video": urls.video, "thumbnail": urls.thumbnail, "last_frame": urls.last_frame}
         files = {
@@ -256,7 +254,7 @@ class Round:
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
-    def _environment(self, endpoint: str, **settings: str) -> dict[str, str]:
+    def _environment(self, endpoint: str, settings: Mapping[str, str]) -> dict[str, str]:
         secrets = self.stage.secrets
         return {
             **{name: os.environ[name] for name in _INHERITED if name in os.environ},
@@ -286,7 +284,11 @@ class Round:
         }
 
     def start(
-        self, endpoint: str, config: dict[str, Any] | None = None, kill: Kill | None = None, **settings: str
+        self,
+        endpoint: str,
+        config: dict[str, Any] | None = None,
+        kill: Kill | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> _Run:
         """A run over all days of the round."""
         self._runs += 1
@@ -295,7 +297,7 @@ class Round:
         order: dict[str, Any] = {
             "kind": "run",
             "name": f"{self.prefix} {name}",
-            "environment": self._environment(endpoint, **settings),
+            "environment": self._environment(endpoint, settings or {}),
             "log": str(self.directory / "logs" / f"{name}.log"),
             "first": self.days[0],
             "last": self.days[-1],
@@ -426,7 +428,7 @@ class Round:
 
     def quiet_run(self, **settings: str) -> str:
         """A run that nothing disturbs; its status."""
-        run = self.start(self.stage.store.endpoint_url, **settings)
+        run = self.start(self.stage.store.endpoint_url, settings=settings)
         if not run.process.wait(SECONDS_OF_A_QUIET_RUN):
             os.kill(run.process.pid, signal.SIGKILL)
             run.process.wait(SECONDS_TO_STOP)
@@ -478,7 +480,7 @@ class Round:
     # -- readers ----------------------------------------------------------------------------------------------------
 
     def _start_readers(self) -> None:
-        environment = self._environment(self.stage.store.endpoint_url, TMPDIR=str(self.directory / "tmp-readers"))
+        environment = self._environment(self.stage.store.endpoint_url, {"TMPDIR": str(self.directory / "tmp-readers")})
         self._readers = self.stage.forker.fork(
             {
                 "kind": "read",

@@ -145,7 +145,7 @@ def _attempt(seed: int, number: int, chance: random.Random, is_large: bool) -> A
     kills: list[Kill | None] = [_kill(turn, chance, is_large)]
     if is_at_once:
         kills.append(_kill(turn + 3, chance, is_large) if chance.random() < 0.5 else None)
-    config: dict[str, Any] = {"refresh": True} if number and chance.random() < 0.5 or chance.random() < 0.1 else {}
+    config: dict[str, Any] = {"refresh": True} if (number and chance.random() < 0.5) or chance.random() < 0.1 else {}
     crash = chance.uniform(0.0, 1.0) if chance.random() < 0.35 else None
     return Attempt(tuple(kills), config, 8.0, crash)
 

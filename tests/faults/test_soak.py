@@ -1,4 +1,4 @@
-"""Some rounds of the soak, and the proof that each of its invariants can be broken. `make soak` does as many as wanted."""
+"""Some rounds of the soak, and the proof that each invariant can be broken. `make soak` does as many as wanted."""
 
 from __future__ import annotations
 
