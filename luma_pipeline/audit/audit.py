@@ -145,9 +145,11 @@ class _Audit:
 
     def _find_missing_partitions(self, folders: set[str]) -> None:
         for folder in sorted(self._dataset.folders(GENERATIONS) - folders):
+            if not self._options.takes(folder):
+                continue
+            self._missing_partitions += 1
             written = self._dataset.partition(GENERATIONS, folder).modified_at()
-            if self._options.takes(folder) and written is not None and written < self._since:
-                self._missing_partitions += 1
+            if written is not None and written < self._since:  # else a run may be about to write it
                 expected = f"a manifest, since {GENERATIONS} has the partition"
                 self._findings.add(Finding(Kind.MISSING_PARTITION, expected, "no file", folder))
 
@@ -261,6 +263,8 @@ class _Audit:
         try:
             added = self._keys_since(index)
             for keys in orphans:
+                if not refusal:  # a run may have taken one into its manifest while others were deleted
+                    added = self._keys_since(index)
                 left = [key for key in keys if hash(key) not in added]
                 for finding in self._pool.map(partial(self._orphan, is_deleted=not refusal), left):
                     if finding is not None:

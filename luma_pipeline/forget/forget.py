@@ -220,29 +220,27 @@ class _Forget:
         found_any = False
 
         def note(found: Sequence[TaskObjects]) -> None:
-            counts = {}
-            for each in found:
-                digest = digest_of(each.task_id)
-                counts[digest] = _object_counts(each).plus(rows.get(digest, Counts()))
-                self._found[digest] = self._found.get(digest, Counts()).plus(counts[digest])
             if not self._request.dry_run:
-                self._journal.write(counts)
+                counts = {digest_of(each.task_id): each.counts() for each in found}
+                self._journal.write({digest: each.plus(rows.get(digest, Counts())) for digest, each in counts.items()})
 
         try:
             for some in removal.do(self._tasks.values(), note, dry_run=self._request.dry_run):
-                self._take_in(some)
+                self._take_in(some, rows)
                 found_any = found_any or any(not each.is_empty for each in some)
         finally:
             removal.close()
         return found_any
 
-    def _take_in(self, some: Sequence[TaskObjects]) -> None:
+    def _take_in(self, some: Sequence[TaskObjects], rows: Mapping[bytes, Counts]) -> None:
         for each in some:
             digest = digest_of(each.task_id)
+            removed = each.counts().plus(rows.get(digest, Counts()))
+            self._found[digest] = self._found.get(digest, Counts()).plus(removed)
             self._unreached[digest] = each.unreached
             self._known |= {version: reason for version, reason in each.unreached.items() if version[1]}
         if self._request.dry_run:
-            keys = [_shown(version) for each in some for version in each.named]
+            keys = [_shown(version) for each in some for version in each.found]
             if keys:
                 self._tell("would be removed:\n" + "\n".join(keys))
 
@@ -374,7 +372,7 @@ class _Forget:
         unreached = self._unreached.get(digest, {})
         left = [version for version in unreached if version[1]]
         keys = len({(bucket, key) for bucket, key, _ in left})
-        mine = self._found.get(digest, Counts()).less(len(left), keys)
+        mine = self._found.get(digest, Counts())
         total = mine.at_least(earlier.get(digest, Counts()).less(len(left), keys))
         reasons = Counter(reason for reason in unreached.values())
         texts = [f"{count} times: {reason}" if count > 1 else reason for reason, count in reasons.items()]
@@ -392,10 +390,6 @@ class _Forget:
 
 def _row_counts(rows: Mapping[str, int]) -> Counts:
     return Counts(**{_COUNT_OF[name]: count for name, count in rows.items()})
-
-
-def _object_counts(found: TaskObjects) -> Counts:
-    return Counts(found.keys, found.versions, found.markers, found.uploads, found.size_bytes)
 
 
 def _shown(version: Version) -> str:
