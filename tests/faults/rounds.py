@@ -88,6 +88,8 @@ class Round:
     """A round in a directory of its own, with servers of its own over the stage's store and database."""
 
     seconds_to_stop = SECONDS_TO_STOP
+    patience_seconds = 20.0
+    """Seconds until the signal is sent although its event has not come. What stalls is a reason why it does not."""
 
     def __init__(self, stage: Stage, scenario: Scenario, directory: Path) -> None:
         self.stage = stage
@@ -329,7 +331,7 @@ class Round:
                 proxy.trigger = run.trigger
                 runs.append(run)
             for run in runs:
-                self._see_to_the_end(run, attempt.patience_seconds)
+                self._see_to_the_end(run, self.patience_seconds)
         self.chaos.is_on = False
         for proxy in self._proxies:
             proxy.trigger = None
