@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test test-deployments coverage mutants properties lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock verify-lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again clean
+.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again benchmark-audit soak soak-prove properties coverage mutants verify-lock clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -22,7 +22,17 @@ test: $(READY)
 # Deployments whose servers and workers are killed and restarted, the wheel with both ends of what it may use: minutes,
 # and Redis.
 test-deployments: $(READY)
-	$(BIN)/python -m pytest -m deployment tests/deploy tests/packaging tests/e2e
+	$(BIN)/python -m pytest -m deployment tests/deploy tests/packaging tests/faults tests/e2e
+
+# Rounds of runs that are killed and disturbed: make soak ROUNDS=200 SEED=1. The round of a seed: ROUNDS=1 SEED=<it>.
+ROUNDS ?= 20
+SEED ?= 1
+soak: $(READY)
+	$(BIN)/python -m tests.faults.soak --rounds $(ROUNDS) --seed $(SEED)
+
+# Each invariant of the soak is broken by hand, and has to be seen.
+soak-prove: $(READY)
+	$(BIN)/python -m tests.faults.soak --prove
 
 # Branches of the provider's, the media and the dataset rooms that their tests do not take; fails under 95 %.
 coverage: $(READY)
@@ -106,6 +116,9 @@ benchmark-backfill: $(READY)
 
 benchmark-again: $(READY)
 	$(BIN)/python -m benchmarks.again
+
+benchmark-audit: $(READY)
+	$(BIN)/python -m benchmarks.audit
 
 clean:
 	rm -rf $(VENV) $(VENV)-lowest .sandbox build *.egg-info
