@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 
 from luma_pipeline.engine.threads import for_each
+from luma_pipeline.forget.records import Counts
 from luma_pipeline.forget.survey import Survey
 from luma_pipeline.media import BucketError, MediaSettingsError, TransferConfig
 from luma_pipeline.media.keys import KeyTemplate
 from luma_pipeline.media.purge import FoundObjects, ObjectPurge, open_purge
+from luma_pipeline.s3 import ObjectVersion
 
 __all__ = ["ObjectRemoval", "TaskObjects"]
 
@@ -33,18 +35,25 @@ class TaskObjects:
     """
 
     task_id: str
-    keys: int = 0
-    versions: int = 0
-    markers: int = 0
+    found: dict[Version, ObjectVersion] = field(default_factory=dict)
     uploads: int = 0
-    size_bytes: int = 0
-    named: list[Version] = field(default_factory=list)
     unreached: dict[Version, Reason] = field(default_factory=dict)
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing was found."""
-        return not (self.versions or self.markers or self.uploads)
+        return not (self.found or self.uploads)
+
+    def counts(self) -> Counts:
+        """What was found and is not known to be still there."""
+        gone = {version: each for version, each in self.found.items() if version not in self.unreached}
+        return Counts(
+            objects=len({(bucket, key) for bucket, key, _ in gone}),
+            versions=sum(not each.is_marker for each in gone.values()),
+            delete_markers=sum(each.is_marker for each in gone.values()),
+            uploads=self.uploads,
+            size_bytes=sum(each.size_bytes for each in gone.values()),
+        )
 
 
 class ObjectRemoval:
@@ -113,17 +122,12 @@ class ObjectRemoval:
             of_bucket = found.get((bucket, task_id))
             if of_bucket is None:
                 continue
-            new = [each for each in of_bucket.versions if (bucket, each.key, each.version_id) not in self._known]
-            task.unreached |= {
-                version: self._known[version]
-                for each in of_bucket.versions
-                if (version := (bucket, each.key, each.version_id)) in self._known
-            }
-            task.named += [(bucket, each.key, each.version_id) for each in new]
-            task.keys += len({each.key for each in new})
-            task.markers += sum(each.is_marker for each in new)
-            task.versions += sum(not each.is_marker for each in new)
-            task.size_bytes += sum(each.size_bytes for each in new)
+            for each in of_bucket.versions:
+                version = (bucket, each.key, each.version_id)
+                if version in self._known:
+                    task.unreached[version] = self._known[version]
+                else:
+                    task.found[version] = each
             task.uploads += len(of_bucket.uploads)
             if of_bucket.problem:
                 task.unreached[bucket, "", None] = of_bucket.problem
