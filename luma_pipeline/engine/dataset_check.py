@@ -17,15 +17,25 @@ from itertools import accumulate, islice
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luma_pipeline.dataset import Dataset, DatasetError, GenerationsVerdict, PartitionFile, Verdict, VideosVerdict
+from luma_pipeline.dataset import (
+    AuditSummary,
+    Dataset,
+    DatasetError,
+    Forgotten,
+    GenerationsVerdict,
+    PartitionFile,
+    Verdict,
+    VideosVerdict,
+)
 from luma_pipeline.engine.earlier_videos import is_in_bucket, is_of_bucket
 from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS, key_of_mark, mark_of
 from luma_pipeline.engine.report import TASK_ID_MISMATCH
 from luma_pipeline.engine.resources import OpenResources
 from luma_pipeline.engine.threads import finish, start
-from luma_pipeline.engine.verdict import Judge, drift_in, judge_generations, judge_videos
+from luma_pipeline.engine.verdict import Judge, judge_generations, judge_videos
 from luma_pipeline.engine.video_answers import differing_of_file, shown
 from luma_pipeline.luma import GATEWAY, Drift, ProviderSpec
+from luma_pipeline.luma.stored_answers import drift_in
 from luma_pipeline.media import BucketError, MediaCopier, TransferConfig
 
 __all__ = ["CheckPlan", "DatasetState", "LostObject", "StoreLook", "check_dataset", "listed_objects"]
@@ -38,7 +48,7 @@ _MOST_PARTITIONS = 3
 _MOST_ROW_GROUPS = 3
 _MOST_EXAMPLES = 10
 _EXAMPLE_COLUMNS = ("task_id", "outcome", "error_code", "raw_response", "polled_at")
-_COLUMNS = ("status", "bucket", "key", "size_bytes")
+_COLUMNS = ("task_id", "status", "bucket", "key", "size_bytes")
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,7 @@ class DatasetState:
     `not_judged` are the partitions of luma_generations and of luma_videos that have been written and have no verdict.
     `left_out` are verdicts on partitions that the plan does not have; `unknown` are names that are no verdicts.
     `drift`, `mismatched_tasks` and `differing_videos` are examples from the newest partitions that have any.
+    `audit` is what the last audit found.
     """
 
     verdicts: Mapping[str, Verdict]
@@ -99,6 +110,7 @@ class DatasetState:
     drift: Sequence[Drift] = ()
     mismatched_tasks: Sequence[str] = ()
     differing_videos: Sequence[Mapping[str, str]] = ()
+    audit: AuditSummary | None = None
 
 
 def check_dataset(url: str, videos: TransferConfig, plan: CheckPlan) -> DatasetState:
@@ -158,6 +170,7 @@ class _Check:
             self._drift(ordered),
             self._mismatched_tasks(ordered),
             self._differing_videos(ordered),
+            self._dataset.audits().last(),
         )
 
     # -- examples ---------------------------------------------------------------------------------------------------
@@ -267,11 +280,11 @@ class _Check:
             return
         copier = self._opened.keep_copier(MediaCopier(self._videos))
         picked = _pick(counts, self._plan.objects)
+        forgotten = self._dataset.tombstones().now()
         for key in counts if picked is None else picked:
             file = self._dataset.partition(VIDEOS, self._plan.folder_of(key))
-            lost = self._lost(
-                key, listed_objects(file, None if picked is None else picked[key], self._videos.bucket), copier
-            )
+            listed = listed_objects(file, None if picked is None else picked[key], self._videos.bucket, forgotten)
+            lost = self._lost(key, listed, copier)
             is_whole = picked is None or len(picked[key]) >= counts[key]
             self._keep(key, lost, verdicts, is_whole=is_whole)
 
@@ -313,8 +326,16 @@ def _pick(counts: Mapping[str, int], most: int | None) -> dict[str, list[int]] |
     return picked
 
 
-def listed_objects(file: PartitionFile, picked: Sequence[int] | None, bucket: str) -> Iterator[tuple[str, int]]:
-    """Keys and sizes of the objects of a manifest that should be in the bucket: those picked, or all."""
+def listed_objects(
+    file: PartitionFile,
+    picked: Sequence[int] | None,
+    bucket: str,
+    forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
+) -> Iterator[tuple[str, int]]:
+    """Keys and sizes of the objects of a manifest that should be in the bucket: those picked, or all.
+
+    Rows of `forgotten` tasks are left out: their objects go first.
+    """
     seen = 0
     for table in file.batches(_COLUMNS):
         there = table.filter(is_in_bucket(table["status"]))
@@ -322,5 +343,5 @@ def listed_objects(file: PartitionFile, picked: Sequence[int] | None, bucket: st
             within = [number - seen for number in picked if 0 <= number - seen < len(there)]
             seen += len(there)
             there = there.take(pa.array(within, pa.int64()))
-        ours = there.filter(is_of_bucket(there, bucket))
+        ours = forgotten.without(there.filter(is_of_bucket(there, bucket)))
         yield from zip(ours["key"].to_pylist(), ours["size_bytes"].to_pylist(), strict=True)

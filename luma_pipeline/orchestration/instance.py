@@ -76,6 +76,16 @@ class Instance:
         return self.named("luma_job")
 
     @property
+    def forget_name(self) -> str:
+        """The job that forgets tasks."""
+        return self.named("luma_forget")
+
+    @property
+    def forget_op_name(self) -> str:
+        """The op of the job that forgets tasks. Dagster takes no op and job of one name."""
+        return self.named("luma_forget_op")
+
+    @property
     def schedule_name(self) -> str:
         """The schedule of the open period."""
         return self.named("luma_schedule")
@@ -84,6 +94,21 @@ class Instance:
     def sensor_name(self) -> str:
         """The sensor that comes back for open tasks."""
         return self.named("luma_open_tasks_sensor")
+
+    @property
+    def audit_job_name(self) -> str:
+        """The job of the audit."""
+        return self.named("luma_audit")
+
+    @property
+    def audit_op_name(self) -> str:
+        """The op of the audit."""
+        return self.named("luma_audit_op")
+
+    @property
+    def audit_schedule_name(self) -> str:
+        """The schedule of the audit."""
+        return self.named("luma_audit_schedule")
 
     @property
     def source_key(self) -> str:
