@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple
 
-from luma_pipeline.limit import AdaptiveRateLimiter, RateLimitGate, TokenBucket
+from luma_pipeline.limit import AdaptiveRateLimiter, RateLimiter, RateLimitGate, TokenBucket
 from luma_pipeline.luma.access import AccessGuard
 from luma_pipeline.luma.attempts import Attempts, CancelledError, Requester, RetryBudget
 from luma_pipeline.luma.batch import Batches
@@ -46,7 +46,8 @@ _SHOWN_ID = 80
 class LumaClient:
     """Asks the provider for generations: few threads, one shared rate limit, retries, and a `TaskResult` for each task.
 
-    A context manager. Thread-safe: several `fetch` calls at a time share the threads and the rate limit.
+    A context manager. Thread-safe: several `fetch` calls at a time share the threads and the rate limit. `limiter`
+    takes the place of the one that `requests_per_second` and `burst` make; whoever gives it closes it.
 
         with LumaClient(ProviderConfig(token=token)) as client:
             for result in client.fetch(task_ids):
@@ -56,7 +57,7 @@ class LumaClient:
         ValueError: `base_url` is no plain http(s) address. Other settings are checked by `ProviderConfig`.
     """
 
-    def __init__(self, config: ProviderConfig) -> None:
+    def __init__(self, config: ProviderConfig, limiter: RateLimiter | None = None) -> None:
         self._config = config
         self._reader = _Reader(config.spec, config.token)
         self._transport = HttpTransport(
@@ -72,13 +73,15 @@ class LumaClient:
             deadline=config.deadline,
             max_body_bytes=config.max_body_bytes,
         )
-        rate = config.requests_per_second
+        if limiter is None:
+            rate = config.requests_per_second
+            limiter = AdaptiveRateLimiter() if rate is None else TokenBucket(rate, config.burst)
         host = self._transport.host
         self._stop = StopSignal()
         self._requester = Requester(
             self._transport,
             self._reader.read,
-            RateLimitGate(AdaptiveRateLimiter() if rate is None else TokenBucket(rate, config.burst), self._stop),
+            RateLimitGate(limiter, self._stop),
             CircuitBreaker(config.unavailable_after, config.unavailable_seconds, host),
             AccessGuard(host, config.unavailable_after),
             self._stop,
