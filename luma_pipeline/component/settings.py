@@ -21,6 +21,7 @@ from luma_pipeline.dataset import DatasetSettingsError, check_root
 from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.windows import Frequency
 from luma_pipeline.gallery import settings as gallery
+from luma_pipeline.limit.account_table import AccountTable, SharedLimitSettingsError
 from luma_pipeline.luma import SPECS, ProviderConfig
 from luma_pipeline.luma.config import AUTO
 from luma_pipeline.luma.transport import parsed_base_url
@@ -28,6 +29,7 @@ from luma_pipeline.media import Artifact, BucketNameError, LinkSource, TransferC
 from luma_pipeline.orchestration.assets import PipelineSettings
 from luma_pipeline.orchestration.checks import Thresholds
 from luma_pipeline.orchestration.instance import Instance
+from luma_pipeline.orchestration.shared_limit import INSTANCE
 from luma_pipeline.s3.uploads import SMALLEST_PART_BYTES
 from luma_pipeline.source.table import SourceTable
 from luma_pipeline.source.times import nearest_zones
@@ -135,6 +137,16 @@ def _is_base_url(text: str) -> str:
     return text
 
 
+def _is_shared_limit(text: str) -> str:
+    if isinstance(text, dg.EnvVar) or text.strip().lower() == INSTANCE:
+        return text
+    try:
+        AccountTable(text).close()
+    except SharedLimitSettingsError as error:
+        raise ValueError(str(error).partition("(LUMA_SHARED_LIMIT) ")[2]) from None
+    return text
+
+
 def _is_root(text: str) -> str:
     if isinstance(text, dg.EnvVar):
         return text
@@ -232,6 +244,7 @@ CronText = Annotated[str, AfterValidator(_is_cron)]
 RootUrl = Annotated[
     str, WrapValidator(_kept_for_the_run), AfterValidator(_filled), AfterValidator(_is_root), _TEXT_OR_VARIABLE
 ]
+SharedLimitText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_is_shared_limit), _TEXT_OR_VARIABLE]
 BaseUrl = Annotated[
     str, WrapValidator(_kept_for_the_run), AfterValidator(_filled), AfterValidator(_is_base_url), _TEXT_OR_VARIABLE
 ]
@@ -307,6 +320,13 @@ class ProviderSettings(SettingsGroup):
         "The provider's limit; found out if not set.",
     )
     burst: Count = _setting("LUMA_BURST", ProviderConfig.burst, "Requests that may leave at once under that limit.")
+    shared_limit: SharedLimitText | None = _setting(
+        "LUMA_SHARED_LIMIT",
+        None,
+        "SQLAlchemy URL of a database through which all runs of a token share `requests_per_second`; `instance`: that of "
+        "the Dagster instance. If not set, each run has the limit to itself.",
+        secret=True,
+    )
     max_concurrency: Count = _setting(
         "LUMA_MAX_CONCURRENCY", ProviderConfig.max_concurrency, "Most requests under way at one moment."
     )

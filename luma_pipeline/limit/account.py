@@ -17,7 +17,9 @@ from luma_pipeline.limit.token_bucket import TokenBucket
 __all__ = ["AccountState", "Grant", "Wish"]
 
 _CYCLE = 0.25
-"""Seconds for which the slots that all runs hold suffice. So a refusal that one run meets is known to all soon after."""
+"""Seconds for which the slots of each run suffice. So a refusal that one run meets is soon known to all."""
+_LONGEST_CYCLE = 2.0
+"""Seconds: the same with a database that is slow to answer."""
 _GRACE = 2.0
 """Seconds after its last slot in which a run counts as one that shares: it is busy with its answers."""
 _MOST_AHEAD = 60.0
@@ -36,7 +38,7 @@ class Wish:
     requests_per_second: The account's limit by the run's settings.
     burst: Requests that may leave at once by its settings.
     slots: Slots that it can use; 0 only tells what it has met.
-    cycle: Seconds for which slots should suffice at least, because the database is far.
+    cycle: Seconds for which slots have to suffice, because the database is far.
     refused: Whether it was refused since its last wish.
     hold: Seconds that a refusal named (`Retry-After`), less those since.
     """
@@ -54,6 +56,7 @@ class Wish:
 class Grant:
     """Slots of one run: `slots` of them, `gap` seconds apart, the first at `first` by the database's clock.
 
+    cycle: Seconds for which the slots of each run suffice.
     runs: How many share the account, this one included.
     requests_per_second: The account's limit: the lowest that a run's settings have.
     rate: Requests a second that are allowed now: the limit less what refusals took.
@@ -62,6 +65,7 @@ class Grant:
     first: float
     gap: float
     slots: int
+    cycle: float
     runs: int
     requests_per_second: float
     rate: float
@@ -74,6 +78,7 @@ class _Run:
     until: float
     requests_per_second: float
     burst: int
+    cycle: float
 
 
 @dataclass(frozen=True)
@@ -134,12 +139,14 @@ class AccountState:
             state = state._after_refusal(now)
         rate = limit * state._share_at(now)
         held_until = max(state.held_until, now + min(wish.hold, _MOST_HOLD))
-        part = rate * max(_CYCLE, wish.cycle) / (len(runs) + 1)
+        # The longest cycle counts for all: with one of its own, a run would get more than the others.
+        cycle = min(max([_CYCLE, wish.cycle, *(run.cycle for run in runs.values())]), _LONGEST_CYCLE)
+        part = rate * cycle / (len(runs) + 1)
         slots = min(wish.slots, max(1, round(part)))
         latest = max(now, held_until) + _MOST_AHEAD + (len(runs) + 1) / rate
-        first = max(min(state.next_free, latest), held_until, now - (burst - 1) / limit)
+        first = max(min(state.next_free, latest), held_until, now - max((burst - 1) / limit, TokenBucket.CATCH_UP))
         end = first + slots / rate
-        mine = _Run(end + _GRACE, wish.requests_per_second, wish.burst)
+        mine = _Run(end + _GRACE, wish.requests_per_second, wish.burst, wish.cycle)
         after = replace(
             state,
             next_free=end if slots else state.next_free,
@@ -147,7 +154,7 @@ class AccountState:
             seen_at=now,
             runs={**runs, wish.run: mine},
         )
-        return after, Grant(first, 1.0 / rate, slots, len(after.runs), limit, rate)
+        return after, Grant(first, 1.0 / rate, slots, cycle, len(after.runs), limit, rate)
 
     def left_by(self, run: str, now: float) -> AccountState:
         """The state when a run has ended."""
@@ -186,8 +193,9 @@ class AccountState:
             and _is_number(self.share)
             and 0.0 < self.share <= 1.0
             and all(
-                _is_number(run.until) and _is_number(run.requests_per_second) and _is_number(run.burst)
-                and run.requests_per_second > 0 and run.burst >= 1
+                all(_is_number(value) for value in (run.until, run.requests_per_second, run.burst, run.cycle))
+                and run.requests_per_second > 0
+                and run.burst >= 1
                 for run in self.runs.values()
             )
         )

@@ -1,4 +1,4 @@
-"""The limit room: the table of a database that holds a row for each account. The only module of the room that knows SQL.
+"""The limit room: a table of a database with a row for each account. No other module of the room knows SQL.
 
 A row is read, the next state is worked out here, and the row is written if nobody has written it meanwhile. So no
 lock is held on the way, one statement is one transaction, and each statement is one that every database has.
@@ -20,8 +20,9 @@ from sqlalchemy.sql.functions import FunctionElement
 
 from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.limit.account import AccountState
+from luma_pipeline.limit.shared import SharedLimitUnavailableError
 
-__all__ = ["TABLE_NAME", "AccountTable", "SharedLimitSettingsError", "SharedLimitUnavailableError", "account_digest"]
+__all__ = ["TABLE_NAME", "AccountTable", "SharedLimitSettingsError", "account_digest"]
 
 TABLE_NAME = "luma_pipeline_limits"
 T = TypeVar("T")
@@ -53,10 +54,6 @@ _ARGUMENTS: dict[str, dict[str, Any]] = {
 
 class SharedLimitSettingsError(ConfigurationError):
     """The URL of the shared limit cannot be used. The message says what to write."""
-
-
-class SharedLimitUnavailableError(Exception):
-    """The table cannot be used this time. The message says why, without the URL's secrets."""
 
 
 class _Clock(FunctionElement[float]):
