@@ -323,8 +323,8 @@ class ProviderSettings(SettingsGroup):
     shared_limit: SharedLimitText | None = _setting(
         "LUMA_SHARED_LIMIT",
         None,
-        "SQLAlchemy URL of a database through which all runs of a token share `requests_per_second`; `instance`: that of "
-        "the Dagster instance. If not set, each run has the limit to itself.",
+        "SQLAlchemy URL of a database through which all runs of a token share `requests_per_second`; `instance`: the one "
+        "of the Dagster instance. If not set, each run has the limit to itself.",
         secret=True,
     )
     max_concurrency: Count = _setting(
