@@ -19,9 +19,10 @@ sandbox: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=20
 
-# Deployments whose servers and workers are killed and restarted, and the newest Python: minutes, and Redis.
+# Deployments whose servers and workers are killed and restarted, the wheel with both ends of what it may use: minutes,
+# and Redis.
 test-deployments: $(READY)
-	$(BIN)/python -m pytest -m deployment tests/deploy tests/packaging
+	$(BIN)/python -m pytest -m deployment tests/deploy tests/packaging tests/e2e
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -37,7 +37,8 @@ from luma_pipeline.luma.config import AUTO
 from luma_pipeline.media import LinkSource
 from luma_pipeline.orchestration.assets import Event, LumaRun, PipelineSettings, build_pipeline
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
-from luma_pipeline.orchestration.checks import Thresholds, build_checks
+from luma_pipeline.orchestration.checks import build_checks
+from luma_pipeline.orchestration.evaluations import Thresholds
 from luma_pipeline.orchestration.freshness import freshness_policy
 from luma_pipeline.orchestration.gallery import GALLERY, build_gallery
 from luma_pipeline.orchestration.instance import Instance

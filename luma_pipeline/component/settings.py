@@ -27,7 +27,7 @@ from luma_pipeline.luma.config import AUTO
 from luma_pipeline.luma.transport import parsed_base_url
 from luma_pipeline.media import Artifact, BucketNameError, LinkSource, TransferConfig
 from luma_pipeline.orchestration.assets import PipelineSettings
-from luma_pipeline.orchestration.checks import Thresholds
+from luma_pipeline.orchestration.evaluations import Thresholds
 from luma_pipeline.orchestration.instance import Instance
 from luma_pipeline.orchestration.shared_limit import INSTANCE
 from luma_pipeline.s3.uploads import SMALLEST_PART_BYTES
@@ -323,8 +323,8 @@ class ProviderSettings(SettingsGroup):
     shared_limit: SharedLimitText | None = _setting(
         "LUMA_SHARED_LIMIT",
         None,
-        "SQLAlchemy URL of a database through which all runs of a token share `requests_per_second`; `instance`: the one "
-        "of the Dagster instance. If not set, each run has the limit to itself.",
+        "SQLAlchemy URL of a database through which all runs of a token share `requests_per_second`. `instance`: the "
+        "one of the Dagster instance. If not set, each run has the limit to itself.",
         secret=True,
     )
     max_concurrency: Count = _setting(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
@@ -187,11 +187,17 @@ class PartitionReader:
         """What `replace` returned for this file; None where writing the same rows with `schema` makes another file."""
         if self._file is None or not self._file.schema_arrow.equals(schema):
             return None
-        metadata = self._file.metadata.metadata or {}
-        digest = metadata.get(_DIGEST)
-        if digest is None or metadata.get(_VERSION) != str(SCHEMA_VERSION).encode():
-            return None
-        return Written(self.rows, self._size_bytes, self._path, digest.decode())
+        found = self.found()
+        is_of_today = self._metadata.get(_VERSION) == str(SCHEMA_VERSION).encode()
+        return found if found.digest and is_of_today else None
+
+    def found(self) -> Written:
+        """What the file is, whichever version has written it; the digest is empty where the file tells none."""
+        return Written(self.rows, self._size_bytes, self._path, self._metadata.get(_DIGEST, b"").decode())
+
+    @property
+    def _metadata(self) -> Mapping[bytes, bytes]:
+        return {} if self._file is None else self._file.metadata.metadata or {}
 
     @property
     def row_group_lengths(self) -> list[int]:

@@ -23,9 +23,10 @@ from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS, key_of_ma
 from luma_pipeline.engine.report import TASK_ID_MISMATCH
 from luma_pipeline.engine.resources import OpenResources
 from luma_pipeline.engine.threads import finish, start
-from luma_pipeline.engine.verdict import Judge, drift_in, judge_generations, judge_videos
+from luma_pipeline.engine.verdict import Judge, judge_generations, judge_videos
 from luma_pipeline.engine.video_answers import differing_of_file, shown
 from luma_pipeline.luma import GATEWAY, Drift, ProviderSpec
+from luma_pipeline.luma.stored_answers import drift_in
 from luma_pipeline.media import BucketError, MediaCopier, TransferConfig
 
 __all__ = ["CheckPlan", "DatasetState", "LostObject", "StoreLook", "check_dataset", "listed_objects"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
-from luma_pipeline.dataset import Checkpoints, Dataset, DatasetError, Verdict
+from luma_pipeline.dataset import Checkpoints, Dataset, DatasetError, Verdict, Written
 from luma_pipeline.engine.generations import (
     GenerationsReport,
     ResolvePolicy,
@@ -36,6 +36,7 @@ __all__ = [
     "TASKS",
     "UNFINISHED_MARKS",
     "VIDEOS",
+    "MissingPartitionError",
     "Partition",
     "PartitionReport",
     "PartitionWork",
@@ -95,7 +96,9 @@ class PartitionReport:
     """What was done; None for a dataset that was not selected.
 
     `row_faults` says how the rows of luma_generations are not one for each task; empty when they are. `to_ask` and
-    `to_copy` are a dry run's answer, which `is_plan`. `earlier` is the verdict before a file was written again.
+    `to_copy` are a dry run's answer, which `is_plan`; so is `to_reflatten`, the rows whose columns would be made again.
+    `earlier` is the verdict before a file was written again. `left` are the files of selected datasets that the run
+    had nothing to do with.
     """
 
     partition: Partition
@@ -105,8 +108,17 @@ class PartitionReport:
     row_faults: str = ""
     to_ask: int | None = None
     to_copy: int | None = None
+    to_reflatten: int | None = None
     is_plan: bool = False
     earlier: Verdict = field(default_factory=Verdict)
+    left: Mapping[str, Written] = field(default_factory=dict)
+
+
+class MissingPartitionError(DatasetError):
+    """A partition that is read has not been written."""
+
+    def __init__(self, dataset: str, partition: Partition) -> None:
+        super().__init__(f"{dataset} has no partition {partition.key}: materialize it first, or select it too")
 
 
 class WorkProgress(Protocol):
@@ -252,7 +264,7 @@ class PartitionWork:
 
     def _require(self, dataset: str, partition: Partition) -> None:
         if not self.dataset.partition(dataset, partition.folder).exists():
-            raise DatasetError(f"{dataset} has no partition {partition.key}: materialize it first, or select it too")
+            raise MissingPartitionError(dataset, partition)
 
     def _mark(
         self,

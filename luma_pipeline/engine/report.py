@@ -51,7 +51,8 @@ class GenerationsReport:
 
     `dropped` counts the rows of the replaced file whose tasks are not in the source any more. `mismatched` counts all
     rows of tasks that were answered with another task's body; the examples are up to 10 of their IDs. `row_faults` says
-    how the written rows are not exactly one for each task.
+    how the written rows are not exactly one for each task. `reflattened` rows had their columns made again from the
+    answers that they keep, and `without_answer` have none that can be read; both are None but in a run that does so.
     """
 
     asked: int = 0
@@ -59,6 +60,8 @@ class GenerationsReport:
     resumed: int = 0
     dropped: int = 0
     unreadable_checkpoints: int = 0
+    reflattened: int | None = None
+    without_answer: int | None = None
     requests: int = 0
     retries: int = 0
     throttled: int = 0
@@ -89,6 +92,10 @@ class GenerationsReport:
             self.waited_seconds += result.waited_seconds
             if result.requests:
                 self._latencies.append(result.seconds)
+        self.count_drift(drift)
+
+    def count_drift(self, drift: Iterable[Drift]) -> None:
+        """Take in drift."""
         for new in drift:
             key = (new.field, new.found, new.unknown)
             old = self.drift.get(key)

@@ -33,6 +33,7 @@ from luma_pipeline.engine.partition import (
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.progress import Progress, ProgressCounter
 from luma_pipeline.engine.provider_links import ProviderLinks
+from luma_pipeline.engine.reflatten import ReflattenWork
 from luma_pipeline.engine.resources import OpenResources
 from luma_pipeline.engine.settings import EngineSettings, RunOptions
 from luma_pipeline.engine.threads import finish, start
@@ -128,7 +129,7 @@ class PipelineRun:
         self._counter = ProgressCounter()
         self._opened = OpenResources()
         self._copier: MediaCopier | None = None
-        self._work: PartitionWork | None = None
+        self._work: PartitionWork | ReflattenWork | None = None
         self._ended: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
         self._workers = 0
         self.rows_outside: RowsOutside | None = None
@@ -226,13 +227,15 @@ class PipelineRun:
 
     # -- opening ----------------------------------------------------------------------------------------------------
 
-    def _open(self) -> PartitionWork:
+    def _open(self) -> PartitionWork | ReflattenWork:
         settings, options, policies = self._settings, self._options, self._settings.policies
         dataset = self._opened.keep_dataset(Dataset(url=settings.data_url))
         dataset.check()
         if not options.dry_run:
             dataset.sweep(min(SWEEP_AFTER_SECONDS, policies.orphans_older_than_seconds))
         give_up = GiveUpPolicy(policies.give_up_after_seconds, datetime.now(UTC), never=options.retry_failed)
+        if options.reflatten:
+            return self._open_reflatten(dataset, give_up)
         client = self._open_client() if self._datasets & {GENERATIONS, VIDEOS} else None
         links = ProviderLinks(client, policies.link_preference) if client is not None else None
         overwrite = options.overwrite or settings.videos.overwrite
@@ -260,6 +263,12 @@ class PipelineRun:
             checkpointed=dataset.checkpointed(GENERATIONS),
             looks=None if self._copier is None or options.dry_run else self._open_looks(dataset),
         )
+
+    def _open_reflatten(self, dataset: Dataset, give_up: GiveUpPolicy) -> ReflattenWork:
+        """The work of a run that makes columns again. It needs the datasets alone."""
+        if GENERATIONS not in self._datasets:
+            raise ValueError(f"`reflatten` makes the columns of {GENERATIONS} again: select it")
+        return ReflattenWork(dataset, self._datasets, self._settings.provider.spec, give_up, self._opened.stopping)
 
     def _open_looks(self, dataset: Dataset) -> Looks:
         policies = self._settings.policies

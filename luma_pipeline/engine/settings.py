@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from luma_pipeline.luma import ProviderConfig
 from luma_pipeline.media import DEFAULT_LINK_PREFERENCE, Artifact, LinkSource, TransferConfig
@@ -67,7 +67,13 @@ class RunOptions:
     overwrite: Copy again what is in the bucket already.
     allow_empty: Empty partitions that have rows but no task in the source any more; without it they fail.
     verify: Look up every object in the store, and copy again what is lost or damaged.
+    reflatten: Make the columns of luma_generations again from the answers that its rows keep, and do nothing else: no
+        task is asked for, no row comes or goes, and no object is copied. Of the other options only `dry_run` goes with
+        it.
     dry_run: Ask, copy and write nothing; the report says what would be done.
+
+    Raises:
+        ValueError: Options contradict each other.
     """
 
     refresh: bool = False
@@ -77,4 +83,14 @@ class RunOptions:
     overwrite: bool = False
     allow_empty: bool = False
     verify: bool = False
+    reflatten: bool = False
     dry_run: bool = False
+
+    def __post_init__(self) -> None:
+        idle = {"reflatten", "dry_run"}
+        others = [each.name for each in fields(self) if getattr(self, each.name) != each.default]
+        if self.reflatten and not idle.issuperset(others):
+            raise ValueError(
+                f"`reflatten` asks for nothing and copies nothing: it does not go with "
+                f"{', '.join(sorted(set(others) - idle))}. Do the one in this run and the other in the next"
+            )

@@ -5,7 +5,6 @@ The verdict is written before the file that it is on. So a kill at any moment le
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -29,14 +28,14 @@ from luma_pipeline.engine.candidates import Tasks
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.report import GenerationsReport
 from luma_pipeline.engine.video_answers import differing_of_file
-from luma_pipeline.luma import Drift, Outcome, ProviderSpec, State, TaskResult, flatten
-from luma_pipeline.luma.responses import read_generation
+from luma_pipeline.luma import Outcome, ProviderSpec, State
+from luma_pipeline.luma.stored_answers import drift_in
 from luma_pipeline.media import CopyStatus
 
 if TYPE_CHECKING:
     from luma_pipeline.engine.videos import VideosReport
 
-__all__ = ["Judge", "drift_in", "generations_verdict", "judge_generations", "judge_videos", "videos_verdict"]
+__all__ = ["Judge", "generations_verdict", "judge_generations", "judge_videos", "videos_verdict"]
 
 _NEVER = GiveUpPolicy(0.0, datetime.now(UTC), never=True)
 _JUDGED_COLUMNS = ("task_id", "submitted_at", "outcome", "state", "error_code", "raw_response", "polled_at")
@@ -71,6 +70,11 @@ class Judge:
             del table  # not held while the next is made
         self.put(generations=generations_verdict(report, drifted))
 
+    def on_reflattened(self, rows: Iterable[pa.Table], report: GenerationsReport) -> Iterator[pa.Table]:
+        """Rows all of whose answers have been read again: `report` has counted them, and their drift."""
+        yield from rows
+        self.put(generations=generations_verdict(report, sum(drift.count for drift in report.drift.values())))
+
     def on_videos(self, rows: Iterable[pa.Table], report: VideosReport) -> Iterator[pa.Table]:
         """The rows of a manifest that are written, which `report` counts. At their end the verdict on them is put."""
         statuses: Counter[str] = Counter()
@@ -78,6 +82,12 @@ class Judge:
             _count(statuses, table["status"])
             yield table
         self.put(videos=videos_verdict(statuses, report.differing))
+
+    def judge_videos_again(self, file: PartitionFile, generations_file: PartitionFile) -> None:
+        """Put the verdict on a manifest that stays as it is beside other answers, if it has been judged."""
+        before = self._opened().now.videos
+        if before is not None and file.exists():
+            self.put(videos=replace(judge_videos(file, generations_file, self._spec), lost=before.lost))
 
     def put(self, generations: GenerationsVerdict | None = None, videos: VideosVerdict | None = None) -> Verdict:
         """Replace the parts that are given; the others stay as they are. Returns the verdict."""
@@ -159,20 +169,6 @@ def judge_videos(file: PartitionFile, generations_file: PartitionFile, spec: Pro
         _count(statuses, table["status"])
     differing = sum(len(found) for found in differing_of_file(file, generations_file, spec))
     return videos_verdict(statuses, differing)
-
-
-def drift_in(table: pa.Table, spec: ProviderSpec) -> tuple[Drift, ...]:
-    """The drift of rows of luma_generations, read from the answers that they keep. About 40 µs a row."""
-    answers = table.filter(pc.equal(table["outcome"], Outcome.RESOLVED.value))
-    columns = [answers[name].to_pylist() for name in ("task_id", "raw_response", "polled_at")]
-    results = []
-    for task_id, text, polled_at in zip(*columns, strict=True):
-        try:
-            generation, _ = read_generation(json.loads(text or ""), spec.shape, spec.generation, task_id)
-        except (ValueError, AttributeError, RecursionError):
-            continue  # another version read it when it came
-        results.append(TaskResult(task_id, Outcome.RESOLVED, polled_at, generation=generation))
-    return flatten(results, fields=spec.fields).drift
 
 
 def _count(statuses: Counter[str], column: pa.ChunkedArray) -> None:

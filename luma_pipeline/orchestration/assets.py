@@ -19,7 +19,7 @@ from luma_pipeline.engine.progress import Progress
 from luma_pipeline.engine.run import PipelineRun
 from luma_pipeline.engine.settings import EngineSettings, Policies, RunOptions
 from luma_pipeline.engine.videos import artifacts_from
-from luma_pipeline.orchestration.checks import DatasetChecks, Thresholds
+from luma_pipeline.orchestration.checks import DatasetChecks
 from luma_pipeline.orchestration.earlier_tries import done_before
 from luma_pipeline.orchestration.endings import (
     PartitionsFailedError,
@@ -27,9 +27,10 @@ from luma_pipeline.orchestration.endings import (
     checked_when_failed,
     retried_once,
 )
+from luma_pipeline.orchestration.evaluations import Thresholds
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
 from luma_pipeline.orchestration.links import ObjectLinks
-from luma_pipeline.orchestration.metadata import generations_metadata, tasks_metadata, videos_metadata
+from luma_pipeline.orchestration.metadata import generations_metadata, left_metadata, tasks_metadata, videos_metadata
 from luma_pipeline.orchestration.outputs import already_logged
 from luma_pipeline.orchestration.partitions import folder_of
 from luma_pipeline.orchestration.resources.bucket import VideoBucket
@@ -214,21 +215,31 @@ class _AssetRun:
             earlier = report.earlier.videos
             metadata = videos_metadata(report.videos, earlier, tasks=tasks, link_of=self._links.of)
             self._log(VIDEOS, key, metadata, report.videos.written)
+        for asset in _ORDER:
+            # A backfill counts a partition without a materialization as failed.
+            if asset in report.left:
+                self._log(asset, key, left_metadata(report.left[asset]), report.left[asset])
 
     def _report_plan(self, report: PartitionReport) -> None:
         key = report.partition.key
-        self._context.log.info(
-            f"dry run, partition {key}: would ask for {report.to_ask or 0} tasks and copy {report.to_copy or 0} "
-            "artifacts of tasks already completed"
-        )
-        for asset, name, count in ((GENERATIONS, "would_ask", report.to_ask), (VIDEOS, "would_copy", report.to_copy)):
+        if report.to_reflatten is not None:
+            would = f"make the columns of {report.to_reflatten} rows of {GENERATIONS} again"
+        else:
+            asked, copied = report.to_ask or 0, report.to_copy or 0
+            would = f"ask for {asked} tasks and copy {copied} artifacts of tasks already completed"
+        self._context.log.info(f"dry run, partition {key}: would {would}")
+        for asset, name, count in (
+            (GENERATIONS, "would_ask", report.to_ask),
+            (VIDEOS, "would_copy", report.to_copy),
+            (GENERATIONS, "would_make_columns_again", report.to_reflatten),
+        ):
             if count is not None:
                 asset_key = self._instance.asset_key(asset)
                 self._context.log_event(dg.AssetObservation(asset_key, partition=key, metadata={name: count}))
 
     def _log(self, asset: str, key: str, metadata: Mapping[str, Any], written: Written | None) -> None:
         # Of the version tags only the data's: a code version would need the inputs' tags beside it.
-        tags = {"dagster/data_version": written.digest} if written is not None else None
+        tags = {"dagster/data_version": written.digest} if written is not None and written.digest else None
         asset_key = self._instance.asset_key(asset)
         self._context.log_event(dg.AssetMaterialization(asset_key, partition=key, metadata=metadata, tags=tags))
 
@@ -242,6 +253,7 @@ def _options(config: LumaRunConfig) -> RunOptions:
         overwrite=config.overwrite,
         allow_empty=config.allow_empty,
         verify=config.verify,
+        reflatten=config.reflatten,
         dry_run=config.dry_run,
     )
 

@@ -19,7 +19,7 @@ from luma_pipeline.engine.videos import VideosReport
 from luma_pipeline.luma import State
 from luma_pipeline.media import CopyStatus, redact_link
 
-__all__ = ["generations_metadata", "tasks_metadata", "videos_metadata"]
+__all__ = ["generations_metadata", "left_metadata", "tasks_metadata", "videos_metadata"]
 
 Metadata = dict[str, Any]
 
@@ -67,6 +67,8 @@ def generations_metadata(report: GenerationsReport, earlier: GenerationsVerdict 
         "asked_again_later": report.open_tasks,
         **_without_zeros(
             {
+                "columns_made_again": report.reflattened or 0,
+                "without_readable_answer": report.without_answer or 0,
                 "no_longer_in_source": report.dropped,
                 "resumed": report.resumed,
                 "unreadable_checkpoints": report.unreadable_checkpoints,
@@ -129,6 +131,11 @@ def videos_metadata(
         if seconds is not None:
             metadata[name] = round(seconds, 4)
     return metadata | _file(report.written)
+
+
+def left_metadata(written: Written) -> Metadata:
+    """Metadata of a partition that a run has left as it is."""
+    return {**_rows(written, written.rows), **_file(written)}
 
 
 def _without_zeros(numbers: Mapping[str, float], before: Collection[str] = ()) -> Metadata:

@@ -31,6 +31,10 @@ class LumaRunConfig(dg.Config):
     verify: bool = Field(
         default=False, description="Look up every object in the store, and copy again what is lost or damaged."
     )
+    reflatten: bool = Field(
+        default=False,
+        description="Make the columns of luma_generations again from raw_response, and nothing else: asks for nothing.",
+    )
     dry_run: bool = Field(
         default=False, description="Ask, copy and write nothing; say in the log and the metadata what would be done."
     )

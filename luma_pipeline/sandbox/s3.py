@@ -26,6 +26,7 @@ import boto3
 import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.loaders import create_loader
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -53,6 +54,8 @@ _PORT_OPTIONS = (
     "admin.port.grpc",
 )
 _PR_SET_PDEATHSIG = 1
+_DATA_LOADER = create_loader()
+"""botocore's descriptions of S3, read once for all clients."""
 
 
 class ObjectStoreError(RuntimeError):
@@ -157,6 +160,7 @@ class ObjectStore:
         """A boto3 client on this store, whatever credentials the environment holds."""
         # No session variable stands for AWS_PROFILE: a profile that is not there would be an error.
         botocore_session = botocore.session.Session(session_vars={"profile": (None, None, None, None)})
+        botocore_session.register_component("data_loader", _DATA_LOADER)
         return boto3.Session(botocore_session=botocore_session).client(
             "s3",
             endpoint_url=self.endpoint_url,

@@ -75,8 +75,9 @@ class Sandbox:
         self.dagster_home.mkdir(exist_ok=True)
         (self.dagster_home / "dagster.yaml").write_text(_DAGSTER_SETTINGS)
         with ExitStack() as starting:
-            starting.enter_context(self.cdn)
+            # The provider first: where its port is taken, that is the port that a person has named.
             starting.enter_context(self.provider)
+            starting.enter_context(self.cdn)
             starting.enter_context(self.object_store)
             self.object_store.create_bucket(BUCKET)
             self.object_store.let_everybody_read(BUCKET)

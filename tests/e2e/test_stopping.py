@@ -114,6 +114,8 @@ def signals(number: signal.Signals, times: int = 1) -> Callable[[StallingPlant, 
     return send
 
 
+# The others wait for the same: tests/engine has each server that stalls in a process of its own.
+SLOW = {"Terminate, provider stalls", "Terminate, media host stalls", "SIGINT, quiet"}
 CASES = [
     ("Terminate, quiet", slow, terminate, QUIET_SECONDS),
     ("Terminate, provider stalls", stall("provider"), terminate, STALLED_SECONDS),
@@ -125,7 +127,10 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("name", "spoil", "stop", "bound"), CASES, ids=[case[0] for case in CASES])
+@pytest.mark.parametrize(
+    ("name", "spoil", "stop", "bound"),
+    [pytest.param(*case, id=case[0], marks=[pytest.mark.deployment] * (case[0] in SLOW)) for case in CASES],
+)
 def test_a_run_is_canceled_in_seconds_and_keeps_what_it_did(
     plant: StallingPlant,
     name: str,

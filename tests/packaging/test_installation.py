@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,14 +19,8 @@ def ends() -> list[tuple[str, str]]:
     return [*found, (newest, "requirements.lock")]
 
 
-def cases() -> list[Any]:
-    """The last end is a job of its own where there are two: each takes a minute and a half of two processors."""
-    found = [pytest.param(*end, id=end[1]) for end in ends()]
-    last = pytest.param(*ends()[-1], id=ends()[-1][1], marks=pytest.mark.deployment)
-    return [*found[:-1], last] if len(found) > 1 else found
-
-
-@pytest.mark.parametrize(("python", "lock"), cases())
+@pytest.mark.deployment
+@pytest.mark.parametrize(("python", "lock"), ends(), ids=lambda end: end)
 def test_the_wheel_works_in_a_new_environment(
     distributions: Distributions, tmp_path: Path, python: str, lock: str
 ) -> None:

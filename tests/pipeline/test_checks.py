@@ -14,7 +14,8 @@ import pytest
 from luma_pipeline.dataset import Dataset, GenerationsVerdict, Verdict, VideosVerdict
 from luma_pipeline.engine.partition import GENERATIONS, VIDEOS
 from luma_pipeline.engine.report import row_faults
-from luma_pipeline.orchestration.checks import Thresholds, build_checks
+from luma_pipeline.orchestration.checks import build_checks
+from luma_pipeline.orchestration.evaluations import Thresholds
 from luma_pipeline.orchestration.partitions import Frequency, partitions_definition
 from luma_pipeline.orchestration.resources.bucket import VideoBucket
 from luma_pipeline.orchestration.resources.dataset import LumaDataset

