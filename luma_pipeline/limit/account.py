@@ -138,7 +138,7 @@ class AccountState:
         if wish.refused:
             state = state._after_refusal(now)
         rate = limit * state._share_at(now)
-        held_until = max(state.held_until, now + min(wish.hold, _MOST_HOLD))
+        held_until = max(state.held_until, now + min(wish.hold, _MOST_HOLD) if wish.hold > 0.0 else 0.0)
         # The longest cycle counts for all: with one of its own, a run would get more than the others.
         cycle = min(max([_CYCLE, wish.cycle, *(run.cycle for run in runs.values())]), _LONGEST_CYCLE)
         part = rate * cycle / (len(runs) + 1)

@@ -22,7 +22,7 @@ from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.limit.account import AccountState
 from luma_pipeline.limit.shared import SharedLimitUnavailableError
 
-__all__ = ["TABLE_NAME", "AccountTable", "SharedLimitSettingsError", "account_digest"]
+__all__ = ["TABLE_NAME", "AccountTable", "SharedLimitSettingsError", "account_digest", "statements"]
 
 TABLE_NAME = "luma_pipeline_limits"
 T = TypeVar("T")
@@ -129,26 +129,16 @@ class AccountTable:
         self._engine.dispose()
 
     def _read(self, connection: sa.Connection, account: str) -> tuple[int | None, AccountState, float]:
-        clock = sa.select(_Clock().label("now")).subquery()
-        is_account = _TABLE.c.account == account
-        query = sa.select(clock.c.now, _TABLE.c.version, _TABLE.c.state).select_from(
-            clock.outerjoin(_TABLE, is_account)
-        )
-        now, version, state = connection.execute(query).one()
+        row: Any = connection.execute(_reading(account)).one()
+        now, version, state = row
         return version, AccountState.from_json(state or ""), float(now)
 
     def _write(self, connection: sa.Connection, account: str, version: int | None, state: AccountState) -> bool:
         """Whether nobody has written the row since it was read."""
-        text = state.to_json()
         if version is not None:
-            statement = (
-                sa.update(_TABLE)
-                .where(_TABLE.c.account == account, _TABLE.c.version == version)
-                .values(version=version + 1, state=text)
-            )
-            return connection.execute(statement).rowcount == 1
+            return connection.execute(_writing(account, version, state)).rowcount == 1
         try:
-            connection.execute(sa.insert(_TABLE).values(account=account, version=1, state=text))
+            connection.execute(_first_writing(account, state))
         except sa.exc.IntegrityError:
             return False
         return True
@@ -184,6 +174,32 @@ class AccountTable:
         for secret in self._secrets:
             said = said.replace(secret, "***")
         return said
+
+
+def statements(account: str, version: int, state: AccountState) -> list[sa.ClauseElement]:
+    """Every statement that the table is used by."""
+    return [
+        CreateTable(_TABLE, if_not_exists=True),
+        _reading(account),
+        _first_writing(account, state),
+        _writing(account, version, state),
+    ]
+
+
+def _reading(account: str) -> sa.Select[Any]:
+    """The time, and the row if there is one."""
+    clock = sa.select(_Clock().label("now")).subquery()
+    joined = clock.outerjoin(_TABLE, _TABLE.c.account == account)
+    return sa.select(clock.c.now, _TABLE.c.version, _TABLE.c.state).select_from(joined)
+
+
+def _first_writing(account: str, state: AccountState) -> sa.Insert:
+    return sa.insert(_TABLE).values(account=account, version=1, state=state.to_json())
+
+
+def _writing(account: str, version: int, state: AccountState) -> sa.Update:
+    is_as_read = sa.and_(_TABLE.c.account == account, _TABLE.c.version == version)
+    return sa.update(_TABLE).where(is_as_read).values(version=version + 1, state=state.to_json())
 
 
 class _Translated:

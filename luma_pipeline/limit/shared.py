@@ -31,7 +31,7 @@ _LONGEST_WAIT = 0.5
 """Seconds that a sender sleeps at most, without and with a slot in hand: what is learnt meanwhile counts for it too."""
 _PATIENCE = 2.0
 """Seconds that senders wait for the database before they go on without it."""
-_FIRST_RETRY, _LONGEST_RETRY = 1.0, 30.0
+_FIRST_RETRY, _LONGEST_RETRY = 1.0, 8.0
 """Seconds until a lost database is tried again."""
 _JUMP = 2.0
 """Seconds by which the database's clock may move against ours before it is told."""
