@@ -203,7 +203,7 @@ class SharedRateLimiter:
         self._asking_since = None
         self._share = grant.rate / grant.runs
         self._find(now)
-        self._slots.add(grant.first + offset, grant.gap, grant.slots)
+        self._slots.add(now, grant.first + offset, grant.gap, grant.slots)
         self._slots.drop_until(self._held_until)
         if grant.requests_per_second < self._limit:
             self._tell(
@@ -288,9 +288,10 @@ class _Slots:
         self._want = self._ANY
         self._used = self._missed = 0
 
-    def add(self, first: float, gap: float, count: int) -> None:
-        """Put slots behind those that there are."""
-        self._times.extend(first + number * gap for number in range(count))
+    def add(self, now: float, first: float, gap: float, count: int) -> None:
+        """Put slots behind those that there are. Of slots that were over on the way here, one is left at least."""
+        times = [first + number * gap for number in range(count)]
+        self._times.extend([max(time, now) for time in times if time >= now - self._slack] or [now] * bool(times))
 
     def take(self, now: float) -> float | None:
         """Take the next slot if its time has come and return 0.0; else the seconds until then, None without a slot."""

@@ -80,6 +80,17 @@ def test_a_limiter_without_senders_takes_no_slots(postgres_url: str) -> None:
     assert before == after
 
 
+@pytest.mark.parametrize("seconds", [0.0, 0.1])
+def test_a_run_that_asks_now_and_then_gets_a_slot_each_time(postgres_url: str, seconds: float) -> None:
+    told: list[str] = []
+    running = SharedRateLimiter(_Slow(AccountTable(postgres_url), seconds), ACCOUNT, RATE, tell=told.append)
+    for _ in range(4):
+        time.sleep(0.5)
+        pass_gate(running, 2)
+    running.close()
+    assert not told
+
+
 def test_a_hold_is_kept_by_every_run(postgres_url: str) -> None:
     with limiter(postgres_url) as (one, _), limiter(postgres_url) as (other, _):
         pass_gate(one, 1)
@@ -147,6 +158,21 @@ def test_a_run_that_goes_alone_slows_down_by_refusals(tmp_path: Path) -> None:
         running.on_throttle()
         running.on_throttle(1.5)
         assert running.try_acquire() > max(before, 1.0)
+
+
+class _Slow:
+    """The rows of a database that is far away: it takes `seconds` until an answer is here."""
+
+    def __init__(self, table: AccountTable, seconds: float) -> None:
+        self.table, self.seconds = table, seconds
+
+    def change(self, account: str, changed: Callable[[AccountState, float], tuple[AccountState, T]]) -> T:
+        found = self.table.change(account, changed)
+        time.sleep(self.seconds)
+        return found
+
+    def close(self) -> None:
+        self.table.close()
 
 
 class _Clock:
@@ -242,6 +268,11 @@ def test_processes_share_a_limit_and_one_that_is_killed_gives_its_part_back(post
         assert [report["limit"] for report in reports] == ["kept", "kept"]
         assert [report["told"] for report in reports] == [[], []]
         assert runs.refused_share < 0.02
+        host = runs.provider.base_url.partition("//")[2]
+    engine = sa.create_engine(postgres_url, poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        [account] = connection.exec_driver_sql("SELECT account FROM luma_pipeline_limits").scalars()
+    assert account == account_digest(host, TOKEN)
 
 
 @pytest.mark.deployment
@@ -264,14 +295,3 @@ def test_runs_go_on_while_the_database_is_restarted(tmp_path: Path) -> None:
 
 def _driver(url: str) -> str:
     return sa.make_url(url).set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
-
-
-def test_the_account_of_a_run_is_that_of_its_host_and_token(postgres_url: str) -> None:
-    with Runs(postgres_url, rate=100.0, burst=10) as runs:
-        number = runs.begin(3)
-        runs.report(number)
-        host = runs.provider.base_url.partition("//")[2]
-    engine = sa.create_engine(postgres_url, poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        found = connection.exec_driver_sql("SELECT account FROM luma_pipeline_limits").scalar_one()
-    assert found == account_digest(host, TOKEN)
