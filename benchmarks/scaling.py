@@ -220,9 +220,9 @@ def _duration(seconds: float) -> str:
 
 # -- copying in more than one run -------------------------------------------------------------------------------------
 
-_VIDEOS = 96
-_MEGABYTES = 1.0
-_CONNECTION = 0.5e6
+_VIDEOS = 240
+_MEGABYTES = 0.25
+_CONNECTION = 0.1e6
 ONE_RUN = """
 import json, sys, time
 from datetime import UTC, datetime, timedelta
@@ -288,7 +288,11 @@ def copying(runs: int) -> float:
             process.stdout.readline()
         started = time.monotonic()
         for process in processes:
-            process.communicate("\n")
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in processes:
+            process.wait()
         seconds = time.monotonic() - started
         if len(world.object_keys()) != _VIDEOS:
             raise RuntimeError("videos are missing")
