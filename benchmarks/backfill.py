@@ -137,6 +137,7 @@ def work_here(count: int, *, apart: bool) -> None:
             copier,
             ResolvePolicy(give_up, 0.0),
             ManifestPolicy((Artifact.VIDEO,), (LinkSource.DOWNLOAD_URL, LinkSource.URL), give_up),
+            Dataset(url=variable["LUMA_DATA_URL"]).tombstones(),
         )
         windows = [datetime.fromisoformat(day).replace(tzinfo=UTC) for day in days(count)]
         partitions = [

@@ -22,6 +22,7 @@ __all__ = ["OBJECT_BYTES", "etag_of", "key_of", "simulated_store"]
 
 OBJECT_BYTES = 5
 _DATE = "2024-12-24T10:00:00.000Z"
+_MODIFIED = "Tue, 24 Dec 2024 10:00:00 GMT"
 _COUNTS = "/-counts"
 
 
@@ -103,7 +104,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
             return
         body, etag = found
-        headers = {"ETag": f'"{etag}"', "Last-Modified": formatdate(usegmt=True)}
+        modified = _MODIFIED if bucket == "videos" else formatdate(usegmt=True)
+        headers = {"ETag": f'"{etag}"', "Last-Modified": modified}
         wanted = self.headers.get("range", "")
         if wanted:
             first, _, last = wanted.removeprefix("bytes=").partition("-")

@@ -81,11 +81,11 @@ def checks_table() -> str:
     )
 
 
-def options_table() -> str:
+def options_table(config: type[dg.Config]) -> str:
     """What a single run can be told."""
     return _table(
         ("option", "default", "meaning"),
-        [(f"`{name}`", _value(field.default), field.description) for name, field in LumaRunConfig.model_fields.items()],
+        [(f"`{name}`", _value(field.default), field.description) for name, field in config.model_fields.items()],
     )
 
 

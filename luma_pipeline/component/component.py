@@ -36,9 +36,11 @@ from luma_pipeline.luma import SPECS
 from luma_pipeline.luma.config import AUTO
 from luma_pipeline.media import LinkSource
 from luma_pipeline.orchestration.assets import Event, LumaRun, PipelineSettings, build_pipeline
+from luma_pipeline.orchestration.audit import AuditPlan, build_audit_job, build_audit_schedule
 from luma_pipeline.orchestration.automation import RevisitPolicy, build_job, build_schedule, build_sensor
 from luma_pipeline.orchestration.checks import build_checks
 from luma_pipeline.orchestration.evaluations import Thresholds
+from luma_pipeline.orchestration.forget import build_forget_job
 from luma_pipeline.orchestration.freshness import freshness_policy
 from luma_pipeline.orchestration.gallery import GALLERY, build_gallery
 from luma_pipeline.orchestration.instance import Instance
@@ -187,6 +189,16 @@ class LumaPipelineComponent(dg.Component, TopSettings):
                 instance=instance,
             )
         sensor = build_sensor(job, partitions, revisits, partitions_per_run=per_run, running=running, instance=instance)
+        audit = build_audit_job(self._audit_plan(policies), instance)
+        with self._naming("audit.cron"):
+            audits = build_audit_schedule(
+                audit,
+                self.audit.cron,
+                partitions.timezone,
+                running=self.audit.enabled,
+                repair=self.audit.repair,
+                instance=instance,
+            )
         with self._naming("pool"):
             pipeline = build_pipeline(specs, partitions, settings, instance, self.execute)
         checks = build_checks(
@@ -199,8 +211,8 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         return dg.Definitions(
             assets=[*self._source_spec().values(), pipeline, *self._gallery(instance, partitions)],
             asset_checks=[checks],
-            jobs=[job],
-            schedules=[schedule],
+            jobs=[job, audit, self._forget_job(instance, partitions)],
+            schedules=[schedule, audits],
             sensors=[sensor],
             resources=self._resources(instance, datetime.fromtimestamp(partitions.start_timestamp, UTC)),
         )
@@ -286,6 +298,10 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         with self._naming("translation"):
             return [assets.map_asset_specs(lambda spec: self.get_asset_spec(spec.replace_attributes(key=plain)))]
 
+    def _forget_job(self, instance: Instance, partitions: dg.TimeWindowPartitionsDefinition) -> dg.JobDefinition:
+        gallery = GallerySettings(**self.gallery.model_dump())
+        return build_forget_job(partitions, gallery=gallery, spec=SPECS[self.provider.dialect], instance=instance)
+
     def _locations(self) -> Locations:
         """What is known of the places before a run starts."""
         source = self.source
@@ -311,6 +327,9 @@ class LumaPipelineComponent(dg.Component, TopSettings):
             objects_checked=None if self.checks.objects_checked == -1 else self.checks.objects_checked,
             verify_after_seconds=self.checks.verify_hours * 3600,
         )
+
+    def _audit_plan(self, policies: Policies) -> AuditPlan:
+        return AuditPlan(self.audit.read_within_days, policies.orphans_older_than_seconds, policies.link_preference)
 
     def _faults_together(self) -> Iterator[Fault]:
         """Settings that cannot stand beside each other."""

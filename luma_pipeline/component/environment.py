@@ -21,6 +21,10 @@ ENVIRONMENT: Mapping[str, str] = {path: str(extra(info)["variable"]) for path, i
 """The environment variable of every setting, by the setting's path."""
 
 
+_OR_NONE = {"pool", "audit.read_within_days"}
+"""Settings whose variable takes `none`, where they have another default."""
+
+
 def read_environment(environment: Mapping[str, str], faults: list[Fault]) -> dict[str, Any]:
     """The settings that the variables give, group by group. Those that a run must have stay to be read by the run."""
     values: dict[str, Any] = {}
@@ -32,7 +36,7 @@ def read_environment(environment: Mapping[str, str], faults: list[Fault]) -> dic
         text = environment.get(ENVIRONMENT[path])
         if isinstance(info.default, dg.EnvVar):
             continue
-        if path == "pool" and text is not None and text.strip().lower() in {"", "none"}:
+        if path in _OR_NONE and text is not None and text.strip().lower() in {"", "none"}:
             inner[name] = None
         elif text is not None and text.strip() and extra(info).get("dagster__is_secret"):
             inner[name] = dg.EnvVar(ENVIRONMENT[path])

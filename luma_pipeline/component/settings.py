@@ -27,6 +27,7 @@ from luma_pipeline.luma.config import AUTO
 from luma_pipeline.luma.transport import parsed_base_url
 from luma_pipeline.media import Artifact, BucketNameError, LinkSource, TransferConfig
 from luma_pipeline.orchestration.assets import PipelineSettings
+from luma_pipeline.orchestration.audit import AuditPlan
 from luma_pipeline.orchestration.evaluations import Thresholds
 from luma_pipeline.orchestration.instance import Instance
 from luma_pipeline.orchestration.shared_limit import INSTANCE
@@ -35,6 +36,7 @@ from luma_pipeline.source.table import SourceTable
 from luma_pipeline.source.times import nearest_zones
 
 __all__ = [
+    "AuditSettings",
     "CheckSettings",
     "GallerySettings",
     "PartitionSettings",
@@ -498,6 +500,26 @@ class GallerySettings(SettingsGroup):
     )
 
 
+class AuditSettings(SettingsGroup):
+    """The job that compares the bucket with the manifests, and its schedule."""
+
+    enabled: bool = _setting(
+        "LUMA_AUDIT_ENABLED", False, "Whether the audit's schedule runs without being started in the UI."
+    )
+    cron: CronText = _setting(
+        "LUMA_AUDIT_CRON", "30 3 * * *", "When the audit's schedule runs, in the time zone of the partitions."
+    )
+    read_within_days: NotNegative | None = _setting(
+        "LUMA_AUDIT_READ_WITHIN_DAYS",
+        AuditPlan.read_within_days,
+        "Days in which every object is read once, to compute its SHA-256 again: each audit reads its share. 0: each "
+        "audit reads all; null (variable: none): none is read.",
+    )
+    repair: bool = _setting(
+        "LUMA_AUDIT_REPAIR", False, "Whether the schedule's audits copy again what is missing or wrong."
+    )
+
+
 class TopSettings(SettingsGroup):
     """What stands above the groups: where the datasets are, and what the component is called in Dagster."""
 
@@ -534,6 +556,7 @@ class TopSettings(SettingsGroup):
     partitions: PartitionSettings = Field(default_factory=PartitionSettings, description=PartitionSettings.__doc__)
     schedule: ScheduleSettings = Field(default_factory=ScheduleSettings, description=ScheduleSettings.__doc__)
     checks: CheckSettings = Field(default_factory=CheckSettings, description=CheckSettings.__doc__)
+    audit: AuditSettings = Field(default_factory=AuditSettings, description=AuditSettings.__doc__)
     gallery: GallerySettings = Field(default_factory=GallerySettings, description=GallerySettings.__doc__)
 
 

@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from luma_pipeline.dataset.audits import Audits
 from luma_pipeline.dataset.checkpoints import Checkpoints
 from luma_pipeline.dataset.errors import DatasetSettingsError
 from luma_pipeline.dataset.local_storage import LocalStorage
@@ -14,6 +15,7 @@ from luma_pipeline.dataset.marks import Marks
 from luma_pipeline.dataset.partition_file import PartitionFile
 from luma_pipeline.dataset.s3_storage import S3Storage, check_place
 from luma_pipeline.dataset.storage import PARTITION_FILE, Storage
+from luma_pipeline.dataset.tombstones import Tombstones
 from luma_pipeline.dataset.verdicts import Verdicts
 
 __all__ = ["SWEEP_AFTER_SECONDS", "Dataset", "check_root"]
@@ -61,9 +63,21 @@ class Dataset:
         """The verdicts on the partitions."""
         return Verdicts(self._storage, f"{self._storage.root}/_verdicts")
 
+    def tombstones(self) -> Tombstones:
+        """The tombstones of tasks that are forgotten."""
+        return Tombstones(self._storage, f"{self._storage.root}/_tombstones")
+
+    def audits(self) -> Audits:
+        """What audits leave for those after them."""
+        return Audits(self._storage, f"{self._storage.root}/_audit")
+
     def folders(self, dataset: str) -> set[str]:
         """The folders of the partitions of a dataset that have been written."""
         return set(self._storage.folders(f"{self._storage.root}/{dataset}", PARTITION_FILE))
+
+    def remove_old_versions(self, dataset: str, folder: str) -> str:
+        """Remove for good what a bucket with versions keeps of replaced and deleted files; why not, or empty text."""
+        return self._storage.remove_old_versions(f"{self._storage.root}/{dataset}/{folder}")
 
     def check(self) -> None:
         """Raise DatasetError unless files can be listed and written under the root. Leaves nothing behind."""

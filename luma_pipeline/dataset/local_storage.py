@@ -148,6 +148,10 @@ class LocalStorage:
         with contextlib.suppress(OSError):  # it is not empty, or not there
             Path(folder).rmdir()
 
+    def remove_old_versions(self, folder: str) -> str:  # noqa: ARG002
+        """See `Storage.remove_old_versions`. A folder keeps none."""
+        return ""
+
     def check(self) -> None:
         """See `Storage.check`."""
         probe = Path(self.root) / temporary_name("write-probe", uuid.uuid4().hex)

@@ -84,6 +84,11 @@ class Identities:
         self._chunks += rows["task_id"].chunks
         self._artifacts.extend(self._code(artifact) for artifact in rows["artifact"].to_pylist())
 
+    def task_ids(self) -> pa.ChunkedArray:
+        """The ID of each, in their order."""
+        self._pack()
+        return pa.chunked_array(self._chunks, pa.string())
+
     def find(self, task_ids: pa.Array, artifact: str) -> Positions:
         """The number of each task with this artifact, -1 for those that are not here."""
         ids, numbers = self._of(artifact)

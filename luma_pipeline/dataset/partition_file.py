@@ -6,7 +6,8 @@ import hashlib
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import IO, Any
 
@@ -25,15 +26,22 @@ ROW_GROUP_ROWS = 10_000
 """Rows in a row group: about 50 MB of answers before compression, so that a reader of few columns skips well and the
 writer holds little."""
 
+_DIGESTED_ROWS = 1_000
+"""Rows that are digested together."""
+
 
 @dataclass(frozen=True)
 class Written:
-    """What a replaced partition holds. `digest` is a SHA-256 over the columns named in `PartitionFile.replace`."""
+    """What a replaced partition holds. `digest` is a SHA-256 over the columns named in `PartitionFile.replace`.
+
+    `is_new`: it was written now, and not kept as it was.
+    """
 
     rows: int
     size_bytes: int
     path: str
     digest: str
+    is_new: bool = field(default=False, compare=False)
 
 
 _DIGEST = b"luma_pipeline.digest"
@@ -59,6 +67,10 @@ class PartitionFile:
     def version(self) -> str:
         """What tells the file that is there from every other that was or will be; empty if there is none."""
         return self._storage.version(self._path)
+
+    def modified_at(self) -> datetime | None:
+        """When the file was written (aware UTC); None if there is none."""
+        return self._storage.modified_at(self._path)
 
     def open(self, *, whole: bool = False) -> PartitionReader:
         """A reader of the file as it is now, to be used in a `with` block. It has no rows where there is no file.
@@ -130,10 +142,21 @@ class PartitionFile:
         temporary file first and sent in one go.
         """
         schema = schema.with_metadata({_VERSION: str(SCHEMA_VERSION), "luma_pipeline.version": __version__})
+        return self._replace(schema, tables, digest_columns, over)
 
+    def rewrite(self, reader: PartitionReader, tables: Iterable[pa.Table], digest_columns: Sequence[str]) -> Written:
+        """Write some of the rows of the file that `reader` has opened in its place, with its schema and its metadata.
+
+        Raises StaleVersionError, and replaces nothing, if another run has replaced it.
+        """
+        return self._replace(reader.schema, tables, digest_columns, reader.version)
+
+    def _replace(
+        self, schema: pa.Schema, tables: Iterable[pa.Table], digest_columns: Sequence[str], over: str | None
+    ) -> Written:
         def write(file: IO[bytes]) -> Written:
             rows, digest = _write(file, schema, tables, digest_columns)
-            return Written(rows, file.tell(), self._path, digest)
+            return Written(rows, file.tell(), self._path, digest, is_new=True)
 
         return self._storage.replace(self._path, write, over)
 
@@ -144,6 +167,11 @@ class PartitionFile:
         if found is not None and found.digest == _digest_of(table):
             return found
         return self.replace(table.schema, [table], table.schema.names)
+
+    def delete(self) -> None:
+        """Delete the file, and its folder, if it is there."""
+        self._storage.delete(self._path)
+        self._storage.prune(self._path.rpartition("/")[0])
 
     def _require(self, version: str | None, found: str | None = None) -> None:
         if version is not None and (self.version() if found is None else found) != version:
@@ -182,6 +210,12 @@ class PartitionReader:
     def rows(self) -> int:
         """How many rows there are."""
         return 0 if self._file is None else int(self._file.metadata.num_rows)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns of the file, with the metadata of its footer but for the digest."""
+        schema = self._opened().schema_arrow
+        return schema.with_metadata({name: text for name, text in (schema.metadata or {}).items() if name != _DIGEST})
 
     def written(self, schema: pa.Schema) -> Written | None:
         """What `replace` returned for this file; None where writing the same rows with `schema` makes another file."""
@@ -305,7 +339,9 @@ def _with_statistics(schema: pa.Schema) -> list[str]:
 def _update(digest: Any, table: pa.Table) -> None:
     table = table.replace_schema_metadata(None)
     with pa.PythonFile(_Digesting(digest), "w") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table.combine_chunks())
+        # In pieces: a copy of a whole row group would be 25 MB more.
+        for start in range(0, len(table), _DIGESTED_ROWS):
+            stream.write_table(table.slice(start, _DIGESTED_ROWS).combine_chunks())
 
 
 class _Digesting(io.RawIOBase):

@@ -32,6 +32,8 @@ from luma_pipeline.s3 import (
     begin_upload,
     check_bucket_name,
     check_key,
+    delete_versions,
+    list_versions,
     make_client,
 )
 from luma_pipeline.s3.breaker import RequestBreaker
@@ -55,7 +57,7 @@ _READ_ATTEMPTS = 3
 _NO_SUCH_RANGE = 416
 _PROBE = "_write-probe"
 _OURS = re.compile(
-    rf"(?:luma_[^/]+/(?:.+/)?{re.escape(PARTITION_FILE)}|_checkpoints/.+/{SHARD_NAME.pattern}"
+    rf"(?:(?:luma_[^/]+|_forgotten)/(?:.+/)?{re.escape(PARTITION_FILE)}|_checkpoints/.+/{SHARD_NAME.pattern}"
     rf"|_(?:open|unfinished)/[^/]+|{_PROBE})"
 )
 """The keys below the root that we write. Earlier versions began uploads for checkpoints and marks too."""
@@ -238,6 +240,19 @@ class S3Storage:
 
     def prune(self, folder: str) -> None:
         """See `Storage.prune`. S3 has no folders."""
+
+    def remove_old_versions(self, folder: str) -> str:
+        """See `Storage.remove_old_versions`."""
+        try:
+            old = [
+                version
+                for version in list_versions(self._store, self._key(folder) + "/")
+                if version.version_id is not None and (version.is_marker or not version.is_latest)
+            ]
+            left = delete_versions(self._store, old)
+        except S3Error as error:
+            return str(error)
+        return f"{len(left)} versions below {folder}: {left[0].reason}" if left else ""
 
     def check(self) -> None:
         """See `Storage.check`. An upload is begun and aborted, so that nothing is left, not even in a bucket that keeps

@@ -19,7 +19,10 @@ PARTITION_FILE = "part-0.parquet"
 SHARD_NAME = re.compile(r"(?:run|refresh-(?P<refresh_since>\d+))-[0-9a-f]{32}-\d{6,}\.parquet")
 """The names of checkpoints. `refresh_since` is in microseconds since 1970."""
 
-_TEMPORARY = re.compile(rf"\.(?:{re.escape(PARTITION_FILE)}|{SHARD_NAME.pattern}|write-probe)\.[0-9A-Za-z]+\.tmp")
+_TOMBSTONES = r"[0-9a-f]{32}\.parquet"
+_TEMPORARY = re.compile(
+    rf"\.(?:{re.escape(PARTITION_FILE)}|{SHARD_NAME.pattern}|{_TOMBSTONES}|write-probe)\.[0-9A-Za-z]+\.tmp"
+)
 _TEMPORARY_OF_0_1 = re.compile(rf"{SHARD_NAME.pattern}\.tmp")
 
 
@@ -96,6 +99,12 @@ class Storage(Protocol):
 
     def prune(self, folder: str) -> None:
         """Remove a folder if it is empty."""
+
+    def remove_old_versions(self, folder: str) -> str:
+        """Remove for good what the storage keeps of files below a folder that were replaced or deleted.
+
+        Returns why some of it is still there; empty text if none is.
+        """
 
     def check(self) -> None:
         """Raise DatasetError unless files can be listed and written. Leaves nothing behind."""

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from luma_pipeline.dataset import (
     Checkpoints,
+    Forgotten,
     PartitionFile,
     PartitionReader,
     Shard,
@@ -26,6 +27,7 @@ from luma_pipeline.dataset.rows import Positions
 from luma_pipeline.engine.answers import Answers
 from luma_pipeline.engine.best_rows import BestRows
 from luma_pipeline.engine.candidates import FAILED, NO_ROW, STATE_COLUMNS, Candidates, Part, Tasks, candidates_of
+from luma_pipeline.engine.garbage import imports_left_out
 from luma_pipeline.engine.hand_over import HandOver, OnAnswer
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.report import COUNTED_COLUMNS, GenerationsReport, preview_columns
@@ -145,18 +147,23 @@ class AskPlan:
 
 
 def plan_asking(
-    tasks: Tasks, stored: StoredRows, checkpoints: Checkpoints, spec: ProviderSpec, policy: ResolvePolicy
+    tasks: Tasks,
+    stored: StoredRows,
+    checkpoints: Checkpoints,
+    spec: ProviderSpec,
+    policy: ResolvePolicy,
+    forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
 ) -> AskPlan:
     """Find out which tasks need a request.
 
     A refresh takes up one that was broken off, and counts from the beginning of that: whatever was answered since
-    then, by whichever run, is fresh.
+    then, by whichever run, is fresh. Rows of `forgotten` tasks count as none.
     """
     now = datetime.now(UTC)
     listed = checkpoints.shards(now - timedelta(seconds=policy.checkpoint_seconds))
     broken_off = min((shard.refresh_since for shard in listed if shard.refresh_since is not None), default=None)
     unreadable: list[Shard] = []
-    shards = list(candidates_of(_readable(listed, checkpoints, spec, unreadable), tasks, policy.give_up))
+    shards = list(candidates_of(_readable(listed, checkpoints, spec, forgotten, unreadable), tasks, policy.give_up))
     best = BestRows(tasks, [*stored.candidates(), *shards])
     is_known = best.values("rank", NO_ROW) > FAILED
     is_of_shard = best.is_of_shard()
@@ -183,11 +190,15 @@ def plan_asking(
 
 
 def _readable(
-    listed: Sequence[Shard], checkpoints: Checkpoints, spec: ProviderSpec, unreadable: list[Shard]
+    listed: Sequence[Shard],
+    checkpoints: Checkpoints,
+    spec: ProviderSpec,
+    forgotten: Forgotten,
+    unreadable: list[Shard],
 ) -> Iterator[Part]:
     """The shards that can be read to their end; those that a crash of a machine has cut are told of."""
     for shard in listed:
-        load = partial(checkpoints.load, shard.path, schema=spec.schema)
+        load = partial(_loaded, checkpoints, shard.path, spec, forgotten)
         try:
             states = load().select(STATE_COLUMNS)
         except StaleVersionError:
@@ -199,6 +210,10 @@ def _readable(
         yield states, load, shard
 
 
+def _loaded(checkpoints: Checkpoints, path: str, spec: ProviderSpec, forgotten: Forgotten) -> pa.Table:
+    return forgotten.without(checkpoints.load(path, schema=spec.schema))
+
+
 def ask(tasks: Tasks, to_ask: Positions, client: LumaClient, answers: Answers, on_answer: OnAnswer | None) -> None:
     """Ask for the tasks with these indices, and hand each answer to `answers` at once and to `on_answer` in its turn.
 
@@ -207,6 +222,7 @@ def ask(tasks: Tasks, to_ask: Positions, client: LumaClient, answers: Answers, o
     if not len(to_ask):
         return
     with ExitStack() as stack:
+        stack.enter_context(imports_left_out())
         stack.enter_context(answers.saving())
         hand_over = stack.enter_context(HandOver(on_answer)) if on_answer is not None else None
         under_way: dict[str, int] = {}

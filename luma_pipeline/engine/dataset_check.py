@@ -17,7 +17,15 @@ from itertools import accumulate, islice
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luma_pipeline.dataset import Dataset, DatasetError, GenerationsVerdict, PartitionFile, Verdict, VideosVerdict
+from luma_pipeline.dataset import (
+    AuditSummary,
+    Dataset,
+    DatasetError,
+    GenerationsVerdict,
+    PartitionFile,
+    Verdict,
+    VideosVerdict,
+)
 from luma_pipeline.engine.earlier_videos import is_in_bucket, is_of_bucket
 from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS, key_of_mark, mark_of
 from luma_pipeline.engine.report import TASK_ID_MISMATCH
@@ -90,6 +98,7 @@ class DatasetState:
     `not_judged` are the partitions of luma_generations and of luma_videos that have been written and have no verdict.
     `left_out` are verdicts on partitions that the plan does not have; `unknown` are names that are no verdicts.
     `drift`, `mismatched_tasks` and `differing_videos` are examples from the newest partitions that have any.
+    `audit` is what the last audit found.
     """
 
     verdicts: Mapping[str, Verdict]
@@ -100,6 +109,7 @@ class DatasetState:
     drift: Sequence[Drift] = ()
     mismatched_tasks: Sequence[str] = ()
     differing_videos: Sequence[Mapping[str, str]] = ()
+    audit: AuditSummary | None = None
 
 
 def check_dataset(url: str, videos: TransferConfig, plan: CheckPlan) -> DatasetState:
@@ -159,6 +169,7 @@ class _Check:
             self._drift(ordered),
             self._mismatched_tasks(ordered),
             self._differing_videos(ordered),
+            self._dataset.audits().last(),
         )
 
     # -- examples ---------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from luma_pipeline.dataset import ROW_GROUP_ROWS, Checkpoints, DatasetError, PartitionFile, StaleVersionError
+from luma_pipeline.dataset import ROW_GROUP_ROWS, Checkpoints, DatasetError, Forgotten, PartitionFile, StaleVersionError
 from luma_pipeline.dataset.rows import Positions
 from luma_pipeline.engine.answers import Answers
 from luma_pipeline.engine.asking import AskPlan, ResolvePolicy, StoredRows, ask, plan_asking
@@ -32,6 +32,7 @@ from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.luma import LumaClient, Outcome, ProviderSpec, TaskResult, to_table
 
 __all__ = [
+    "DIGEST_COLUMNS",
     "EmptiedError",
     "GenerationsReport",
     "ResolvePolicy",
@@ -42,7 +43,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-_DIGEST_COLUMNS = ("task_id", "outcome", "state", "raw_response")
+DIGEST_COLUMNS = ("task_id", "outcome", "state", "raw_response")
 _OLDEST = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -58,12 +59,14 @@ def resolve_generations(
     policy: ResolvePolicy,
     on_answer: OnAnswer | None = None,
     judge: Judge | None = None,
+    forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
 ) -> GenerationsReport:
     """Ask for the tasks that are not final and replace the partition's file with one row for every task.
 
     `tasks` has distinct `task_id` and `submitted_at`; the rows are written in its order, with the columns of the
     client's `spec`. `on_answer` is called with each new answer and its task's time, one after the other, in a thread of
-    its own: it may wait. `judge` puts the verdict on the rows. What stops the run (`LumaError`, or what `on_answer`
+    its own: it may wait. `judge` puts the verdict on the rows. `forgotten` tasks are none of `tasks`; checkpoints that
+    have rows of them go as others do. What stops the run (`LumaError`, or what `on_answer`
     raises) passes through, after the answers so far are kept as checkpoints.
 
     Nothing is written where every task keeps its row.
@@ -81,7 +84,7 @@ def resolve_generations(
     spec = client.spec
     report = GenerationsReport()
     with StoredRows(file, partition, spec, policy.give_up, report) as stored:
-        plan = plan_asking(partition, stored, checkpoints, spec, policy)
+        plan = plan_asking(partition, stored, checkpoints, spec, policy, forgotten)
         report.kept, report.resumed = plan.kept, plan.resumed
         report.unreadable_checkpoints = plan.unreadable_checkpoints
         to_ask = plan.to_ask
@@ -96,7 +99,7 @@ def resolve_generations(
                     if not len(to_ask) and report.written is None:
                         rows = report.counted(choice.rows.tables(), partition, policy.give_up)
                         rows = rows if judge is None else judge.on_generations(rows, report)
-                        report.written = file.replace(spec.schema, rows, _DIGEST_COLUMNS, stored.version)
+                        report.written = file.replace(spec.schema, rows, DIGEST_COLUMNS, stored.version)
                         report.dropped = stored.dropped
                 except StaleVersionError as error:
                     to_ask = plan.to_ask[:0]

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 from urllib.parse import quote, unquote
 
 import pyarrow as pa
 
-from luma_pipeline.dataset import Checkpoints, Dataset, DatasetError, Verdict, Written
+from luma_pipeline.dataset import Checkpoints, Dataset, DatasetError, Forgotten, Tombstones, Verdict, Written
+from luma_pipeline.engine.datasets import DATASETS, GENERATIONS, TASKS, VIDEOS
 from luma_pipeline.engine.generations import (
     GenerationsReport,
     ResolvePolicy,
@@ -22,6 +24,7 @@ from luma_pipeline.engine.generations import (
     tasks_to_ask,
 )
 from luma_pipeline.engine.looks import Looks
+from luma_pipeline.engine.removal import remove_rows
 from luma_pipeline.engine.tasks import TasksReport, read_tasks
 from luma_pipeline.engine.verdict import Judge
 from luma_pipeline.engine.videos import ManifestPolicy, PartitionVideos, VideosReport, artifacts_to_copy
@@ -44,9 +47,7 @@ __all__ = [
     "mark_of",
 ]
 
-TASKS = "luma_tasks"
-GENERATIONS = "luma_generations"
-VIDEOS = "luma_videos"
+_log = logging.getLogger(__name__)
 
 OPEN_MARKS = "open"
 """The marks of partitions that have tasks or videos to come back for."""
@@ -113,12 +114,38 @@ class PartitionReport:
     earlier: Verdict = field(default_factory=Verdict)
     left: Mapping[str, Written] = field(default_factory=dict)
 
+    @property
+    def has_changed(self) -> bool:
+        """Whether a file was written or something was fetched."""
+        written = [part.written for part in (self.tasks, self.generations, self.videos) if part is not None]
+        is_fetched = self.videos is not None and self.videos.attempts > 0
+        return is_fetched or any(each is not None and each.is_new for each in written)
+
+    def without(self, forgotten: Forgotten, written: Mapping[str, Written]) -> PartitionReport:
+        """This report when rows of forgotten tasks have been taken out, and what was written then."""
+        return replace(
+            self,
+            tasks=_without(self.tasks, forgotten, written.get(TASKS)),
+            generations=_without(self.generations, forgotten, written.get(GENERATIONS)),
+            videos=_without(self.videos, forgotten, written.get(VIDEOS)),
+        )
+
 
 class MissingPartitionError(DatasetError):
     """A partition that is read has not been written."""
 
     def __init__(self, dataset: str, partition: Partition) -> None:
         super().__init__(f"{dataset} has no partition {partition.key}: materialize it first, or select it too")
+
+
+_Report = TypeVar("_Report", TasksReport, GenerationsReport, VideosReport)
+
+
+def _without(report: _Report | None, forgotten: Forgotten, written: Written | None) -> _Report | None:
+    if report is None:
+        return None
+    preview = [row for row in report.preview if not forgotten.has(row["task_id"])]
+    return replace(report, preview=preview, written=written or report.written)
 
 
 class WorkProgress(Protocol):
@@ -139,6 +166,9 @@ class PartitionWork:
     after a window's end rows of it may still be committed to the source table. `checkpointed` are the folders that had
     checkpoints when the run began; None if that is not known. `looks` chooses the objects that are looked at in the
     store although the manifest knows them; None: none are.
+
+    Tasks with a tombstone are left out. Some may get theirs while the partition is worked on: so the tombstones are
+    looked at again after each file has been written, and what was brought back is taken out again.
     """
 
     dataset: Dataset
@@ -147,6 +177,7 @@ class PartitionWork:
     copier: MediaCopier | None
     resolve: ResolvePolicy
     manifest: ManifestPolicy
+    tombstones: Tombstones
     late_rows: timedelta = timedelta(minutes=15)
     progress: WorkProgress | None = None
     checkpointed: AbstractSet[str] | None = None
@@ -172,6 +203,7 @@ class PartitionWork:
 
     def _do(self, partition: Partition, read_at: datetime, judge: Judge, stack: ExitStack) -> PartitionReport:
         tasks, tasks_report = self._tasks(partition)
+        forgotten = self.tombstones.recent()
         generations_file = self.dataset.partition(GENERATIONS, partition.folder)
         videos = self._videos(partition)
         if videos is not None:
@@ -188,16 +220,40 @@ class PartitionWork:
                 self._policy(tasks_report),
                 self._on_answer(len(tasks), videos),
                 judge,
+                forgotten,
             )
             judge.settle()
             faults = str(generations.row_faults)
+        report = PartitionReport(partition, tasks_report, generations, None, faults)
+        now, report = self._take_out(forgotten, report, judge, (TASKS, GENERATIONS))
         if videos is not None:
             if generations is None:
                 self._require(GENERATIONS, partition)
             videos_report = videos.finish(generations_file, judge)
             judge.settle()
+            now, report = self._take_out(now, replace(report, videos=videos_report), judge, DATASETS)
+            if now is not forgotten:
+                videos.purge(now)
         self._mark(partition, read_at, generations, videos_report)
-        return PartitionReport(partition, tasks_report, generations, videos_report, faults, earlier=judge.earlier)
+        return replace(report, earlier=judge.earlier)
+
+    def _take_out(
+        self, known: Forgotten, report: PartitionReport, judge: Judge, names: Sequence[str]
+    ) -> tuple[Forgotten, PartitionReport]:
+        """Take out what this run has brought back of tasks that have been forgotten since it looked.
+
+        Looked at after the writing: a tombstone that comes later finds the rows, since whoever sets it reads the files
+        afterwards.
+        """
+        if not report.has_changed:
+            return known, report
+        now = self.tombstones.now()
+        if now is known:
+            return known, report
+        written = remove_rows(self.dataset, report.partition.folder, now, self.manifest.spec, judge, names)
+        if written:
+            _log.info("tasks of partition %s were forgotten meanwhile: their rows are out again", report.partition.key)
+        return now, report.without(now, written)
 
     def _on_answer(self, tasks: int, videos: PartitionVideos | None) -> Callable[[TaskResult, datetime], None]:
         progress = self.progress
@@ -218,7 +274,7 @@ class PartitionWork:
         tasks: pa.Table | None = None
         tasks_report = to_ask = to_copy = None
         if self.source is not None:
-            tasks, tasks_report = read_tasks(self.source, partition.start, partition.end)
+            tasks, tasks_report = read_tasks(self.source, partition.start, partition.end, self.tombstones.recent)
             self._refuse_to_empty(tasks, tasks_report, partition)
         if self.client is not None:
             stored = tasks if tasks is not None else self._stored_tasks(partition)
@@ -235,7 +291,7 @@ class PartitionWork:
         if self.source is None:
             return None, None
         file = self.dataset.partition(TASKS, partition.folder)
-        table, report = read_tasks(self.source, partition.start, partition.end)
+        table, report = read_tasks(self.source, partition.start, partition.end, self.tombstones.recent)
         self._refuse_to_empty(table, report, partition)
         return table, replace(report, written=file.replace_unless_same(table))
 
@@ -253,7 +309,8 @@ class PartitionWork:
 
     def _stored_tasks(self, partition: Partition) -> pa.Table:
         self._require(TASKS, partition)
-        return self.dataset.partition(TASKS, partition.folder).read(["task_id", "submitted_at"])
+        stored = self.dataset.partition(TASKS, partition.folder).read(["task_id", "submitted_at"])
+        return self.tombstones.recent().without(stored)
 
     def _videos(self, partition: Partition) -> PartitionVideos | None:
         if self.copier is None:

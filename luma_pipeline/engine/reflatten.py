@@ -31,17 +31,13 @@ from luma_pipeline.engine.partition import (
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.report import COUNTED_COLUMNS, GenerationsReport, preview_columns
 from luma_pipeline.engine.verdict import Judge
-from luma_pipeline.errors import PassingError
+from luma_pipeline.errors import LumaPipelineError
 from luma_pipeline.luma import ProviderSpec
 from luma_pipeline.luma.stored_answers import reflatten
 
-__all__ = ["ReflattenWork", "StoppedError", "reflatten_generations", "rows_to_reflatten"]
+__all__ = ["ReflattenWork", "reflatten_generations", "rows_to_reflatten"]
 
 _log = logging.getLogger(__name__)
-
-
-class StoppedError(PassingError):
-    """The run was stopped before the partition was done. Nothing of it was written."""
 
 
 def reflatten_generations(
@@ -59,7 +55,7 @@ def reflatten_generations(
 
     Raises:
         UnreadableFileError: The file cannot be read.
-        StoppedError: `stopping` was set before the file was written.
+        LumaPipelineError: `stopping` was set before the file was written.
     """
     started = time.monotonic()
     while True:
@@ -185,7 +181,7 @@ class _Reflattening:
         report.reflattened, report.without_answer, report.drift = 0, 0, {}
         for old in self._reader.batches(schema=self._spec.schema):
             if self._stopping.is_set():
-                raise StoppedError("the run was stopped")
+                raise LumaPipelineError("the run was stopped before its rows were written")
             found = reflatten(old, self._spec)
             report.reflattened += found.answers
             report.without_answer += len(old) - found.answers

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future, wait
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from luma_pipeline.dataset import Dataset
 from luma_pipeline.engine.threads import end_all, start
@@ -23,6 +23,16 @@ _STOP_SECONDS_EACH = 2.0
 """Seconds that the client has to end before the copier is told to, and so on."""
 
 
+class Stoppable(Protocol):
+    """Something that has connections."""
+
+    def stop(self) -> None:
+        """Break off what is under way; returns at once."""
+
+    def close(self) -> None:
+        """Close the connections."""
+
+
 class OpenResources:
     """The client, the copier, the source and the datasets of a run, and its threads. Thread-safe.
 
@@ -36,6 +46,7 @@ class OpenResources:
         self._copier: MediaCopier | None = None
         self._source: SourceTable | None = None
         self._dataset: Dataset | None = None
+        self._store: Stoppable | None = None
         self._threads: list[Future[Any]] = []
         self._is_stopped = False
         self._lock = threading.Lock()
@@ -53,6 +64,12 @@ class OpenResources:
             self._copier = copier
         self._refuse_if_stopped(partial(copier.close, cancel=True))
         return copier
+
+    def keep_store(self, store: Stoppable) -> None:
+        """Close what else speaks to a store when the run ends."""
+        with self._lock:
+            self._store = store
+        self._refuse_if_stopped(store.stop)
 
     def keep_source(self, source: SourceTable) -> SourceTable:
         """Close the source when the run ends."""
@@ -80,7 +97,7 @@ class OpenResources:
 
     def close(self) -> None:
         """Close everything, when all partitions have ended."""
-        for each in (self._client, self._copier, self._source, self._dataset):
+        for each in (self._client, self._copier, self._source, self._store, self._dataset):
             if each is not None:
                 each.close()
 
@@ -99,6 +116,8 @@ class OpenResources:
             closings.append(("the copier", partial(self._copier.close, cancel=True)))
         if self._source is not None:
             closings.append(("the source table", self._source.cancel))
+        if self._store is not None:
+            closings.append(("the store", self._store.stop))
         # Last, since answers are kept as checkpoints there.
         if self._dataset is not None:
             closings.append(("the datasets", self._dataset.stop))
@@ -107,6 +126,8 @@ class OpenResources:
 
     def _wait_for_threads(self) -> None:
         wait(list(self._threads))
+        if self._store is not None:
+            self._store.close()
         if self._dataset is not None:
             self._dataset.close()
 

@@ -258,6 +258,7 @@ class PipelineRun:
                 overwrite=overwrite,
                 spec=settings.provider.spec,
             ),
+            tombstones=dataset.tombstones(),
             late_rows=timedelta(seconds=policies.late_rows_seconds),
             progress=self._counter,
             checkpointed=dataset.checkpointed(GENERATIONS),

@@ -7,13 +7,14 @@ server would hold up that exit, so the engine starts daemon threads of its own a
 from __future__ import annotations
 
 import logging
+import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, wait
 from typing import TypeVar
 
-__all__ = ["end_all", "finish", "start"]
+__all__ = ["end_all", "finish", "for_each", "start"]
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +39,30 @@ def start(work: Callable[[], T], name: str) -> Future[T]:
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return future
+
+
+def for_each(
+    work: Callable[[T], None], items: Iterable[T], *, at_once: int, stopping: threading.Event, name: str
+) -> None:
+    """Call `work` with each item, some at once in daemon threads; raises what the first call that failed raised.
+
+    When `stopping` is set no further call is begun.
+    """
+    to_do: queue.SimpleQueue[T] = queue.SimpleQueue()
+    for item in items:
+        to_do.put(item)
+
+    def work_off() -> None:
+        while not stopping.is_set():
+            try:
+                item = to_do.get_nowait()
+            except queue.Empty:
+                return
+            work(item)
+
+    threads = [start(work_off, f"{name}-{number}") for number in range(min(at_once, to_do.qsize()))]
+    for thread in threads:
+        thread.result()
 
 
 def finish(work: Callable[[], T], name: str) -> T:

@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from luma_pipeline.dataset import (
     DatasetError,
+    Forgotten,
     GenerationsVerdict,
     PartitionFile,
     Verdict,
@@ -26,7 +27,7 @@ from luma_pipeline.dataset import (
 from luma_pipeline.dataset.verdicts import PartitionVerdict
 from luma_pipeline.engine.candidates import Tasks
 from luma_pipeline.engine.policy import GiveUpPolicy
-from luma_pipeline.engine.report import GenerationsReport
+from luma_pipeline.engine.report import COUNTED_COLUMNS, GenerationsReport
 from luma_pipeline.engine.video_answers import differing_of_file
 from luma_pipeline.luma import Outcome, ProviderSpec, State
 from luma_pipeline.luma.stored_answers import drift_in
@@ -55,6 +56,11 @@ class Judge:
         self._before: Verdict | None = None
         self.earlier = Verdict()
         """The verdict of earlier runs, as far as it has been looked up."""
+
+    @property
+    def stored(self) -> Verdict:
+        """The verdict as it is kept now."""
+        return self._opened().now
 
     def on_generations(self, rows: Iterable[pa.Table], report: GenerationsReport) -> Iterator[pa.Table]:
         """The rows that are written, which `report` counts. At their end the verdict on them is put."""
@@ -149,16 +155,29 @@ def videos_verdict(statuses: Counter[str], differing: int) -> VideosVerdict:
     )
 
 
-def judge_generations(file: PartitionFile, tasks_file: PartitionFile, spec: ProviderSpec) -> GenerationsVerdict:
+def judge_generations(
+    file: PartitionFile,
+    tasks_file: PartitionFile,
+    spec: ProviderSpec,
+    forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
+    *,
+    counts_drift: bool = True,
+) -> GenerationsVerdict:
     """The verdict on a file of luma_generations as it is, beside that of luma_tasks. Memory: one row group.
+
+    Rows of `forgotten` tasks are not counted, in either file. Without `counts_drift` there is known to be none.
 
     Raises DatasetError.
     """
-    tasks = Tasks.of(tasks_file.read(["task_id", "submitted_at"])) if tasks_file.exists() else None
+    tasks = None
+    if tasks_file.exists():
+        tasks = Tasks.of(forgotten.without(tasks_file.read(["task_id", "submitted_at"])))
+    columns = _JUDGED_COLUMNS if counts_drift else COUNTED_COLUMNS
     report, drifted = GenerationsReport(), 0
     with file.open() as reader:
-        for table in report.counted(reader.batches(_JUDGED_COLUMNS, spec.schema), tasks, _NEVER):
-            drifted += sum(drift.count for drift in drift_in(table, spec))
+        rows = (forgotten.without(table) for table in reader.batches(columns, spec.schema))
+        for table in report.counted(rows, tasks, _NEVER):
+            drifted += sum(drift.count for drift in drift_in(table, spec)) if counts_drift else 0
     return generations_verdict(report, drifted)
 
 

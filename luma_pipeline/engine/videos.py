@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luma_pipeline.dataset import ROW_GROUP_ROWS, PartitionFile, StaleVersionError, Written
+from luma_pipeline.dataset import ROW_GROUP_ROWS, Forgotten, PartitionFile, StaleVersionError, Written
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA, Identities, ResultRows
 from luma_pipeline.dataset.rows import Positions
 from luma_pipeline.engine.earlier_videos import (
@@ -57,14 +57,16 @@ from luma_pipeline.media import (
     MediaCopier,
 )
 
-__all__ = ["VIDEOS_SCHEMA", "ManifestPolicy", "PartitionVideos", "VideosReport"]
+__all__ = ["DIGEST_COLUMNS", "VIDEOS_SCHEMA", "ManifestPolicy", "PartitionVideos", "VideosReport", "row_of"]
 
 _log = logging.getLogger(__name__)
 
 _NO_FETCH = "about:blank"
 """The link of what may be found and is not fetched: it is refused before anybody is asked, also for a better one."""
-_DIGEST_COLUMNS = ("task_id", "artifact", "key", "sha256", "error_code")
+DIGEST_COLUMNS = ("task_id", "artifact", "key", "sha256", "error_code")
+"""What the digest of a manifest is computed over."""
 _LISTED_COLUMNS = ("key", "size_bytes", "etag")
+_OWNED_COLUMNS = ("task_id", "bucket", "key")
 _FIRST_FAILURES = 20
 _FIRST_DIFFERING = 10
 _FAILURE_COLUMNS = ("task_id", "artifact", "status", "error_code", "error_message")
@@ -211,13 +213,31 @@ class PartitionVideos:
         if judge is not None and (report.written is None or self._earlier.look.is_whole):
             rows = judge.on_videos(rows, report)
         if report.written is None:
-            report.written = self._file.replace(VIDEOS_SCHEMA, rows, _DIGEST_COLUMNS)
+            report.written = self._file.replace(VIDEOS_SCHEMA, rows, DIGEST_COLUMNS)
         else:
             deque(rows, maxlen=0)
         report.is_verified = self._earlier.look.is_noted
         report.rows = report.written.rows
         report.seconds = time.monotonic() - self._started
         return report
+
+    def purge(self, forgotten: Forgotten) -> None:
+        """Remove the objects of tasks that were forgotten while their copies were under way: after `finish`."""
+        begun = self._begun.task_ids()
+        keys: dict[str, list[str]] = {each: [] for each in begun.filter(pa.array(forgotten.among(begun))).to_pylist()}
+        known = self._earlier.take(np.flatnonzero(forgotten.among(self._earlier.identities.task_ids())), _OWNED_COLUMNS)
+        for row in known.filter(is_of_bucket(known, self._policy.bucket)).to_pylist():
+            keys.setdefault(row["task_id"], []).extend([row["key"]] if row["key"] else [])
+        left = self._copier.purge(keys)
+        if keys:
+            _log.info("%d tasks of %s were forgotten meanwhile: their objects are removed", len(keys), self._file.path)
+        if left:
+            _log.warning(
+                "%d versions of objects of tasks that were forgotten meanwhile are still there (%s): run luma_forget "
+                "for these tasks once more",
+                len(left),
+                left[0].reason,
+            )
 
     # -- copying ----------------------------------------------------------------------------------------------------
 
@@ -305,9 +325,9 @@ class PartitionVideos:
         is_found = result.status is CopyStatus.ALREADY_PRESENT or result.error_code == ErrorCode.STORE_ERROR
         self._is_one_lost = self._is_one_lost or (begun.confirms is not None and not is_found)
         if begun.is_fetched:
-            self._rows_of_begun[begun.number] = self._results.append(_row(result))
+            self._rows_of_begun[begun.number] = self._results.append(row_of(result))
         elif is_there:
-            self._rows_of_begun[begun.number] = self._results.append({**_row(result), "source_url": None})
+            self._rows_of_begun[begun.number] = self._results.append({**row_of(result), "source_url": None})
 
     # -- the manifest -----------------------------------------------------------------------------------------------
 
@@ -380,7 +400,8 @@ def _completed(generations: PartitionFile, spec: ProviderSpec, columns: Sequence
                 yield completed.combine_chunks()
 
 
-def _row(result: CopyResult) -> dict[str, Any]:
+def row_of(result: CopyResult) -> dict[str, Any]:
+    """The row of the manifest that a copy ends as."""
     facts = result.facts
     row = {name: getattr(facts if hasattr(facts, name) else result, name) for name in VIDEOS_SCHEMA.names}
     row["artifact"], row["status"] = result.artifact.value, result.status.value

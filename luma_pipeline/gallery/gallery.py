@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any
 
 from luma_pipeline import __version__
-from luma_pipeline.dataset import PartitionFile, StaleVersionError
+from luma_pipeline.dataset import Forgotten, PartitionFile, StaleVersionError
 from luma_pipeline.errors import LumaPipelineError
 from luma_pipeline.gallery.entries import COUNTS, Cover, Entry, read_entry
 from luma_pipeline.gallery.links import relative_link
@@ -31,7 +31,16 @@ from luma_pipeline.gallery.pages import (
 from luma_pipeline.gallery.settings import GallerySettings, GallerySettingsError
 from luma_pipeline.gallery.tasks import GalleryFile, GalleryTask, TaskStatus, read_tasks
 from luma_pipeline.media import TransferConfig
-from luma_pipeline.s3 import ListedObject, ObjectArchivedError, ObjectStore, S3DeniedError, make_client
+from luma_pipeline.s3 import (
+    ListedObject,
+    NotDeleted,
+    ObjectArchivedError,
+    ObjectStore,
+    S3DeniedError,
+    delete_versions,
+    list_versions,
+    make_client,
+)
 from luma_pipeline.s3.objects import is_md5_of
 
 __all__ = ["FOLDER", "Gallery", "GalleryError", "PartitionPages"]
@@ -125,8 +134,16 @@ class Gallery:
 
     # -- a partition --------------------------------------------------------------------------------------------------
 
-    def write_partition(self, folder: str, generations: PartitionFile, videos: PartitionFile) -> PartitionPages:
+    def write_partition(
+        self,
+        folder: str,
+        generations: PartitionFile,
+        videos: PartitionFile,
+        forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
+    ) -> PartitionPages:
         """Write the pages of a partition, and its entry for the index, unless they are there and show the same.
+
+        Tasks that are `forgotten` are not shown.
 
         Raises:
             StaleVersionError: Other runs kept replacing the datasets.
@@ -135,7 +152,7 @@ class Gallery:
         """
         for attempt in range(_ROUNDS):
             try:
-                return self._write_partition(folder, lambda: read_tasks(generations, videos))
+                return self._write_partition(folder, lambda: read_tasks(generations, videos, forgotten))
             except StaleVersionError as error:
                 if attempt + 1 == _ROUNDS:
                     raise
@@ -236,6 +253,24 @@ class Gallery:
             _log.info("a thumbnail is linked, not embedded: %s", error)
             return b""
         return body if len(body) <= _LARGEST_EMBEDDED_BYTES else b""
+
+    def has_pages(self, folder: str) -> bool:
+        """Whether there are pages of a partition, or were: also of a time when the gallery was on."""
+        return any(True for _ in list_versions(self._store, f"{self._root}{folder}/"))
+
+    def remove_old_versions(self, folders: Iterable[str]) -> list[NotDeleted]:
+        """Remove for good what a bucket with versions keeps of earlier pages of partitions, and of all indexes.
+
+        Returns what is still there. Raises S3Error; S3DeniedError where versions must not be listed.
+        """
+        keys = [key for folder in folders for key in (f"{self._root}{folder}/", self._entry_key(folder))]
+        old = [
+            version
+            for key in [*keys, self.index_key]
+            for version in list_versions(self._store, key)
+            if not version.is_latest and version.version_id is not None
+        ]
+        return delete_versions(self._store, old)
 
     # -- the index ----------------------------------------------------------------------------------------------------
 

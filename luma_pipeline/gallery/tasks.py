@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luma_pipeline.dataset import PartitionFile
+from luma_pipeline.dataset import Forgotten, PartitionFile
 from luma_pipeline.luma import Outcome, State
 from luma_pipeline.media import Artifact, CopyStatus
 
@@ -116,8 +116,12 @@ class GalleryTask:
         return next((there[artifact] for artifact in artifacts if artifact in there), None)
 
 
-def read_tasks(generations: PartitionFile, videos: PartitionFile) -> Iterator[GalleryTask]:
-    """The tasks of a partition in the order of luma_generations.
+def read_tasks(
+    generations: PartitionFile,
+    videos: PartitionFile,
+    forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
+) -> Iterator[GalleryTask]:
+    """The tasks of a partition in the order of luma_generations, without those that are `forgotten`.
 
     Raises:
         StaleVersionError: Another run has replaced a file meanwhile: read again.
@@ -127,8 +131,9 @@ def read_tasks(generations: PartitionFile, videos: PartitionFile) -> Iterator[Ga
         files = _Files(list(reader.batches(_FILE_COLUMNS)))
     with generations.open() as reader:
         for batch in reader.batches(_TASK_COLUMNS):
-            of_tasks = files.of(batch["task_id"])
-            for row, found in zip(batch.to_pylist(), of_tasks, strict=True):
+            shown = forgotten.without(batch)
+            of_tasks = files.of(shown["task_id"])
+            for row, found in zip(shown.to_pylist(), of_tasks, strict=True):
                 yield _task(row, found)
 
 

@@ -8,6 +8,7 @@ the final one, with lengths that agree.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import ipaddress
 import socket
@@ -24,12 +25,15 @@ from urllib3.response import HTTPResponse
 from luma_pipeline.http.deadline import Watch
 from luma_pipeline.http.errors import TargetRefusedError, TargetRefusedReason
 from luma_pipeline.http.guard import Guard
+from luma_pipeline.http.head import read_headers
 from luma_pipeline.http.tls import TLSSocket
 
 MOST_DIGITS = 18
 """Digits of a number of bytes. More are no number, and more than some thousands Python refuses to read."""
 
 _NAME_POLL_SECONDS = 0.1
+_SENT_HEADERS = 16
+"""Headers of a connection that are kept as they were sent."""
 
 
 class Exchange:
@@ -63,27 +67,50 @@ current = _Current()
 class FinalResponse(http.client.HTTPResponse):
     """The answer after all interim ones, with lengths that agree, which can be read straight into a buffer."""
 
+    # http.client's own.
+    _read_status: Callable[[], tuple[str, int, str]]
+    _check_close: Callable[[], bool]
+
     def __init__(self, sock: socket.socket, *args: Any, **options: Any) -> None:
         super().__init__(sock, *args, **options)
         self._socket = sock
+        self._has_body = options.get("method") != "HEAD"
         self._read_into: Callable[[memoryview], int] | None = None
         self._failure: Exception | None = None
 
     def begin(self) -> None:
         """Read the head. Raises HTTPException for one that leaves open where the body ends."""
-        super().begin()
-        while 100 <= self.status < 200:
-            # http.client skips 100 alone. It reads another head once it has none.
-            self.headers = self.msg = None  # type: ignore[assignment]
-            super().begin()
-        # urllib3 logs what it cannot parse, which may quote the request.
-        self.headers.defects.clear()
-        self.headers.set_payload("")
-        coding = self.headers.get("Transfer-Encoding", "chunked").strip().lower()
-        if coding not in {"chunked", "identity"}:
+        version, status, reason = self._read_status()
+        while 100 <= status < 200:
+            read_headers(self.fp)
+            version, status, reason = self._read_status()
+        if not version.startswith("HTTP/1.") and version != "HTTP/0.9":
+            raise http.client.UnknownProtocol(version)
+        self.version = 10 if version in ("HTTP/1.0", "HTTP/0.9") else 11
+        self.code = self.status = status
+        self.reason = reason.strip()
+        self.headers = self.msg = read_headers(self.fp)
+        coding = self.headers.get("Transfer-Encoding")
+        if coding is not None and coding.strip().lower() not in {"chunked", "identity"}:
             raise http.client.HTTPException("a transfer coding that was not asked for")
+        self.chunked = coding is not None and coding.lower() == "chunked"
+        self.chunk_left = None
+        self.will_close = self._check_close()
+        self._find_length()
         if not self.chunked:
             self._agree_on_length()
+
+    def _find_length(self) -> None:
+        """The bytes of the body, by http.client's rules; None for a body up to the connection's end, or in chunks."""
+        self.length = None
+        if not self.chunked:
+            with contextlib.suppress(ValueError):
+                length = int(self.headers.get("Content-Length") or "")
+                self.length = length if length >= 0 else None
+        if self.status in (http.HTTPStatus.NO_CONTENT, http.HTTPStatus.NOT_MODIFIED) or not self._has_body:
+            self.length = 0
+        if self.length is None and not self.chunked:
+            self.will_close = True
 
     def _agree_on_length(self) -> None:
         values = self.headers.get_all("Content-Length", [])
@@ -157,6 +184,12 @@ class WatchedConnection(HTTPConnection):
     response_class = FinalResponse
     debuglevel = 0  # Not http.client's: whoever sets that one sees every header printed.
     _is_used = False
+    _buffer: list[bytes]  # http.client's own
+    _response_options: Any  # urllib3's own
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._sent: dict[tuple[str, tuple[str, ...]], list[bytes]] = {}
 
     def _new_conn(self) -> socket.socket:
         exchange = current.exchange
@@ -190,11 +223,34 @@ class WatchedConnection(HTTPConnection):
         exchange.watch.allow(exchange.head_seconds)
         super().endheaders(*args, **options)
 
+    def putheader(self, header: str, *values: str) -> None:  # type: ignore[override]
+        """As urllib3's, which checks and encodes every header: the same one again is sent as it was the last time."""
+        known = self._sent.get((header, values))
+        if known is not None:
+            self._buffer += known
+            return
+        start = len(self._buffer)
+        super().putheader(header, *values)
+        if len(self._sent) < _SENT_HEADERS:
+            self._sent[header, values] = self._buffer[start:]
+
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]
-        """As urllib3's."""
-        response = super().getresponse()
+        """As urllib3's, without a second copy of the headers: they are read from http.client's answer."""
+        options, self._response_options = self._response_options, None
+        if options is None:
+            raise http.client.ResponseNotReady
+        self.sock.settimeout(self.timeout)
+        answer = http.client.HTTPConnection.getresponse(self)
         self._is_used = True
-        return response
+        return HTTPResponse(
+            body=answer,
+            status=answer.status,
+            preload_content=False,
+            decode_content=False,
+            original_response=answer,
+            enforce_content_length=False,
+            request_method=options.request_method,
+        )
 
 
 class WatchedTLSConnection(WatchedConnection, HTTPSConnection):

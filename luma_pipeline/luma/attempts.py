@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.message import Message
 from typing import Protocol
 
@@ -220,7 +220,7 @@ class Requester:
                     return self._failed(attempts, FailureClass.TASK)
                 self._access.on_success(control, time.monotonic())
         attempts.error_message = f"{response.message} (this task alone: others are answered with the same token)"
-        attempts.response = replace(response, message=attempts.error_message)
+        attempts.response = response._replace(message=attempts.error_message)
         return True
 
     def _failed(self, attempts: Attempts, failure: FailureClass) -> bool:

@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from luma_pipeline.luma.attempts import Attempts, Requester, Waiter
+from luma_pipeline.luma.json_reader import entry_texts
 from luma_pipeline.luma.request import Request, RequestKind
 from luma_pipeline.luma.responses import Response, ResponseAction, read_generation
-from luma_pipeline.luma.results import FINAL_STATES, comparable_id, same_id
+from luma_pipeline.luma.results import FINAL_STATES, same_id
 from luma_pipeline.luma.spec import BatchRequest, ProviderSpec
 
 __all__ = ["BatchAnswer", "Batches"]
@@ -92,32 +93,34 @@ class Batches:
         request = Request("POST", batch.path, batch.body(task_ids), kind, absent=absent)
         attempts = self._requester.send(request, waiter)
         entries = batch.entries(attempts.response.body) if attempts.response is not None else None
-        if entries is None:
+        if entries is None or attempts.response is None:
             self._note_absence(attempts)
-            entries = {}
-        responses: dict[str, Response] = {}
-        left_out: list[str] = []
-        for task_id in task_ids:
-            response = self._read(entries.get(comparable_id(task_id)), task_id)
-            if response is None:
-                left_out.append(task_id)
-            else:
-                responses[task_id] = response
+            responses: dict[str, Response] = {}
+        else:
+            responses = self._read(entries, attempts.response.text, task_ids)
         if not responses and not self._is_sure:
             self._end(attempts.describe() if attempts.status != 200 else "no answer for any of the tasks")
+        left_out = [task_id for task_id in task_ids if task_id not in responses]
         return BatchAnswer(attempts, responses, left_out)
 
-    def _read(self, entry: Mapping[str, Any] | None, task_id: str) -> Response | None:
-        """The response for one task; None where its entry has no generation."""
-        if entry is None:
-            return None
-        generation, named = read_generation(entry, self._spec.shape, self._spec.generation, task_id)
-        if generation is None or (self._checks_ids and named is not None and not same_id(task_id, named)):
-            return None
-        inner = next((entry[key] for key in self._spec.shape.inner_keys if isinstance(entry.get(key), dict)), entry)
-        # Every character as ASCII: JSON can hold half a surrogate pair, a column of text cannot.
-        text = json.dumps(inner)
-        return Response(ResponseAction.ACCEPT, text, inner, generation=generation, task_id=named)
+    def _read(self, entries: Sequence[Any], text: str, task_ids: Sequence[str]) -> dict[str, Response]:
+        """The responses for the tasks whose entry has a generation."""
+        shape, reads = self._spec.shape, self._spec.generation
+        texts = entry_texts(text, self._batch.entries_key)
+        responses: dict[str, Response] = {}
+        for task_id, number in zip(task_ids, self._batch.numbers(entries, task_ids), strict=True):
+            if number is None:
+                continue
+            entry = entries[number]
+            generation, named = read_generation(entry, shape, reads, task_id)
+            if generation is None or (self._checks_ids and named is not None and not same_id(task_id, named)):
+                continue
+            key = next((key for key in shape.inner_keys if isinstance(entry.get(key), dict)), None)
+            inner = entry if key is None else entry[key]
+            # Written again with every character as ASCII: JSON can hold half a surrogate pair, a column of text cannot.
+            its_text = json.dumps(inner) if texts is None or key is None else str(texts[number][key], "utf-8")
+            responses[task_id] = Response(ResponseAction.ACCEPT, its_text, inner, generation=generation, task_id=named)
+        return responses
 
     def _note_absence(self, attempts: Attempts) -> None:
         if not self._is_sure or attempts.status not in self._batch.absent_statuses:

@@ -33,10 +33,12 @@ _SHORTEST_SECRET = 8
 """A token as short as a word is no secret, and would be found in any generation."""
 _WINDOW = 6
 """Tasks for each thread that are read ahead of the results."""
-_BATCH_WINDOW = 2
-"""Batches for each thread that are read ahead. Each is a hundred answers in memory."""
+_SPARE_BATCHES = 4
+"""Batches that are read ahead, beside one for each thread at work. Each is a hundred answers in memory."""
 _HANDOVER_SECONDS = 0.01
 """A consumer waits this long for more results after the first: to wake for each one costs more than to read it."""
+_ENOUGH = 100
+"""Results that are taken at once."""
 _CLOSE_SECONDS = 2.0
 """Longest wait of `close` for threads that nothing can wake, such as in the look-up of a host's name."""
 _SHOWN_ID = 80
@@ -136,13 +138,16 @@ class LumaClient:
         batches, size = self._batches, 1
         if batches is not None and not batches.is_absent:
             size = self._batch_size
-        window = (_WINDOW if size == 1 else _BATCH_WINDOW * size) * self._config.max_concurrency
         source = iter(task_ids)
         pending = 0
         job = self._begin()
         try:
             while True:
                 work = []
+                if size == 1:
+                    window = _WINDOW * self._config.max_concurrency
+                else:
+                    window = size * (self._pool.wanted + _SPARE_BATCHES)
                 while pending < window and (members := tuple(itertools.islice(source, size))):
                     work.append(_Work(job, members))
                     pending += len(members)
@@ -226,7 +231,7 @@ class LumaClient:
         """Wait for results, and take all there are. The error, if any, came after them."""
         while not job.ready.wait(WorkerPool.STALLED):
             self._pool.relieve()
-        if len(job.results) < pending and job.error is None:
+        if len(job.results) < min(pending, _ENOUGH) and job.error is None:
             time.sleep(_HANDOVER_SECONDS)
         job.ready.clear()
         error = job.error

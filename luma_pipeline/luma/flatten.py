@@ -342,7 +342,11 @@ def _read_time(value: object) -> datetime | None:
 
 
 def _is_no_time(value: object, field: Field) -> bool:
-    return field.type == TIMESTAMP and isinstance(value, str) and value.startswith(("0000-", "0001-"))
+    """Whether a text says "no time": a moment of the first year, or of the one before, which Python has not."""
+    if field.type != TIMESTAMP or not isinstance(value, str):
+        return False
+    time = parse_timestamp(value)
+    return value.startswith("0000-") if time is None else time.year <= 1
 
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,19}")

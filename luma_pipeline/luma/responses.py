@@ -11,9 +11,10 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from luma_pipeline.luma.circuit_breaker import FailureClass
+from luma_pipeline.luma.json_reader import read_json
 from luma_pipeline.luma.response_rules import (
     RULES,
     Body,
@@ -41,8 +42,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True)
-class Response:
+class Response(NamedTuple):
     """What an HTTP answer says.
 
     `text` is the body as text, `body` the parsed JSON where there is any. `generation` is the answer in the shape of
@@ -129,7 +129,7 @@ def read_answer(
         redirected = "the provider redirects elsewhere, which is not followed with the token; check LUMA_BASE_URL"
         return Response(ResponseAction.FAIL, text, None, "redirect", redirected)
     try:
-        body = json.loads(raw)
+        body = read_json(raw)
     except (ValueError, RecursionError):
         return _read_text(status, text, rules, task_id)
     if status < 300 and reads is not None and isinstance(body, dict):

@@ -43,21 +43,24 @@ class BatchRequest:
         """The request's body."""
         return json.dumps({self.ids_key: list(task_ids)}).encode()
 
-    def entries(self, body: object) -> Mapping[str, Mapping[str, Any]] | None:
-        """The entries of an answer by `comparable_id`; None where the answer has no list of them.
-
-        An ID that comes twice has no entry: which of the two is the task's cannot be told.
-        """
+    def entries(self, body: object) -> Sequence[Any] | None:
+        """The list of entries in an answer; None where it has none."""
         listed = body.get(self.entries_key) if isinstance(body, Mapping) else None
-        if not isinstance(listed, list):
-            return None
-        found: dict[str, Mapping[str, Any]] = {}
-        for entry in listed:
+        return listed if isinstance(listed, list) else None
+
+    def numbers(self, entries: Sequence[Any], task_ids: Sequence[str]) -> list[int | None]:
+        """For each task the number of its entry; None where it has none.
+
+        A task has none if two entries have its ID: which of them is the task's cannot be told.
+        """
+        spelled: dict[str, str] = {}
+        found: dict[str, int | None] = {}
+        for number, entry in enumerate(entries):
             task_id = id_text(entry.get(self.entry_id_key)) if isinstance(entry, Mapping) else None
             if task_id is not None:
-                is_first = comparable_id(task_id) not in found
-                found[comparable_id(task_id)] = entry if is_first else {}
-        return found
+                key = spelled[task_id] = comparable_id(task_id)
+                found[key] = None if key in found else number
+        return [found.get(spelled.get(task_id) or comparable_id(task_id)) for task_id in task_ids]
 
 
 @dataclass(frozen=True)

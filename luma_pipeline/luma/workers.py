@@ -50,6 +50,12 @@ class WorkerPool(Generic[_Work]):
             self._queue.extend(pieces)
             self._wake()
 
+    @property
+    def wanted(self) -> int:
+        """How many threads may be at work now."""
+        with self._lock:
+            return self._limit()
+
     def relieve(self) -> None:
         """Let more threads join where the others are stalled."""
         with self._lock:

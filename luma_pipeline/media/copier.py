@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -23,12 +23,15 @@ from luma_pipeline.media.errors import BucketError, CopyCancelled, CopyError, Er
 from luma_pipeline.media.facts import NO_FACTS
 from luma_pipeline.media.links import redact_link
 from luma_pipeline.media.object_index import ObjectIndex
+from luma_pipeline.media.purge import ObjectPurge
 from luma_pipeline.media.results import CopyRequest, CopyResult, CopyStatus, KnownObject
 from luma_pipeline.media.store import Bucket
 from luma_pipeline.media.transport import Transport
 from luma_pipeline.s3.breaker import RequestBreaker
 from luma_pipeline.s3.client import make_client
 from luma_pipeline.s3.errors import S3SettingsError
+from luma_pipeline.s3.objects import ObjectStore
+from luma_pipeline.s3.versions import NotDeleted
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
@@ -203,6 +206,20 @@ class MediaCopier:
             return dict(zip(asked, self._workers.map(size, asked), strict=True))
         except CopyError as error:
             raise StoreUnavailableError(str(error)) from None
+
+    def purge(self, keys: Mapping[str, Sequence[str]]) -> list[NotDeleted]:
+        """Remove for good what the bucket has of tasks; returns what is still there.
+
+        `keys` has the tasks, and what each has under other keys than those of the template.
+
+        A task whose objects cannot be listed is told of in the log.
+        """
+        purge = ObjectPurge(ObjectStore(self._client, self._bucket.name), [self._template])
+        found = [purge.find(task_id, others) for task_id, others in keys.items()]
+        for each in found:
+            if each.problem:
+                log.warning("not all objects of a forgotten task were found: %s", each.problem)
+        return purge.remove(found)
 
     # -- copying ----------------------------------------------------------------------------------------------------
 

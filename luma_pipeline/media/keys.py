@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os.path
 import re
 import string
 from functools import cached_property
@@ -84,6 +85,21 @@ class KeyTemplate:
         """The artifact's key."""
         return self.key_base(task_id, artifact) + (extension if self.has_extension else "")
 
+    def beginnings(self, task_id: str) -> list[str]:
+        """What all keys of a task begin with: one text where its artifacts have a folder of their own, else several.
+
+        >>> KeyTemplate("{task_id}/{artifact}.{extension}", "luma").beginnings("abc")
+        ['luma/abc/']
+        """
+        bases = [self.key_base(task_id, artifact) for artifact in Artifact]
+        shared = _common_beginning(bases)
+        return [shared] if not self._is_artifact_first and shared.endswith("/") else bases
+
+    @cached_property
+    def beginning(self) -> str:
+        """What all keys begin with: the prefix, and the text before the first field."""
+        return _common_beginning([self.key_base("0", Artifact.VIDEO), self.key_base("1", Artifact.THUMBNAIL)])
+
     def key_base_of(self, key: str) -> str | None:
         """The base of a key that this template can have given; None for a key that only begins like one."""
         if not self.has_extension:
@@ -95,6 +111,15 @@ class KeyTemplate:
         """Whether this template, below this prefix, can have given the key."""
         return self._pattern.fullmatch(key) is not None
 
+    def segment_of(self, key: str) -> str | None:
+        """The task's segment (`safe_segment`) in a key that this template can have given; None for another key.
+
+        >>> KeyTemplate(prefix="luma").segment_of("luma/abc/video.mp4")
+        'abc'
+        """
+        found = self._pattern.fullmatch(key)
+        return None if found is None else found["task_id"]
+
     @cached_property
     def _pattern(self) -> re.Pattern[str]:
         segment = rf"(?:{_PLAIN.pattern}|[A-Za-z0-9_-]{{0,{_SLUG_CHARACTERS}}}~[0-9a-f]{{64}})"
@@ -103,10 +128,38 @@ class KeyTemplate:
         for literal, field, _, _ in string.Formatter().parse(self._base):
             text += re.escape(literal)
             if field is not None:
-                text += segment if field == "task_id" else f"(?:{artifacts})"
+                text += f"(?P<task_id>{segment})" if field == "task_id" else f"(?:{artifacts})"
         if self.has_extension:
             text += f"(?:{'|'.join(_EXTENSIONS)})"
         return re.compile(text)
+
+
+def template_of(key: str, task_id: str, artifact: Artifact) -> str | None:
+    """The template, with its prefix, that gives this key to an artifact; None where none does.
+
+    Where the ID or the artifact's name stands twice in the key, the last place counts.
+
+    >>> template_of("luma/video/abc.mp4", "abc", Artifact.VIDEO)
+    'luma/{artifact}/{task_id}.{extension}'
+    """
+    base, dot, extension = key.rpartition(".")
+    has_extension = bool(dot) and extension in _EXTENSIONS
+    before, segment, after = (base + dot if has_extension else key).rpartition(safe_segment(task_id))
+    for number, part in enumerate((after, before)):
+        left, name, right = part.rpartition(artifact.value)
+        if segment and name:
+            filled = f"{_escaped(left)}{{artifact}}{_escaped(right)}"
+            parts = (_escaped(before), filled) if number == 0 else (filled, _escaped(after))
+            return "{task_id}".join(parts) + ("{extension}" if has_extension else "")
+    return None
+
+
+def _common_beginning(texts: list[str]) -> str:
+    return os.path.commonprefix(texts)  # noqa: RUF071  (of texts: a key is no path)
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def _fields(template: str, where: str) -> list[str]:

@@ -31,6 +31,7 @@ from luma_pipeline.s3 import (
     MultipartUpload,
     ObjectArchivedError,
     ObjectExistsError,
+    ObjectHead,
     ObjectStore,
     S3DeniedError,
     S3Error,
@@ -204,21 +205,7 @@ class Bucket:
         """The object under a key; None when there is none."""
         with explained(is_object=True):
             found = self._store.head(key)
-        if found is None:
-            return None
-        metadata = found.metadata
-        return StoredObject(
-            key=key,
-            size_bytes=found.size_bytes,
-            etag=found.etag,
-            content_type=found.content_type,
-            modified_at=found.modified_at,
-            sha256=metadata.get("luma-sha256") or found.sha256,
-            task_id=metadata.get("luma-task-id"),
-            artifact=metadata.get("luma-artifact"),
-            copy_id=metadata.get("luma-copy-id"),
-            facts=MediaFacts.of_text(metadata.get("luma-facts")),
-        )
+        return None if found is None else _stored(found)
 
     def list_page(self, prefix: str, most: int, token: str | None = None) -> ListedPage:
         """One page of a listing, from its start or from where the page before it ended."""
@@ -254,6 +241,26 @@ class Bucket:
         except FileNotFoundError:
             raise CopyError(ErrorCode.STORE_ERROR, f"{key} was deleted while it was looked at") from None
         return Contents(digest.hexdigest(), facts.facts())
+
+    def read_whole(self, key: str) -> tuple[StoredObject, str | None] | None:
+        """The object under a key and the SHA-256 of its bytes, by one request; None when there is no object.
+
+        The digest is None where an archive has the bytes.
+        """
+        digest = hashlib.sha256()
+        try:
+            with explained(is_object=True):
+                found, pieces = self._store.open(key)
+                for piece in pieces:
+                    if self._stopping.is_set():
+                        raise CopyCancelled("the copier was closed")
+                    digest.update(piece)
+        except ObjectArchivedError:
+            stored = self.head(key)
+            return None if stored is None else (stored, None)
+        except FileNotFoundError:
+            return None
+        return _stored(found), digest.hexdigest()
 
     @property
     def has_checksums(self) -> bool:
@@ -298,6 +305,22 @@ class Bucket:
 
     def _arguments(self, content_type: str, label: ObjectLabel) -> dict[str, Any]:
         return {"ContentType": content_type, "Metadata": label.as_metadata(), **self._settings.as_arguments()}
+
+
+def _stored(found: ObjectHead) -> StoredObject:
+    metadata = found.metadata
+    return StoredObject(
+        key=found.key,
+        size_bytes=found.size_bytes,
+        etag=found.etag,
+        content_type=found.content_type,
+        modified_at=found.modified_at,
+        sha256=metadata.get("luma-sha256") or found.sha256,
+        task_id=metadata.get("luma-task-id"),
+        artifact=metadata.get("luma-artifact"),
+        copy_id=metadata.get("luma-copy-id"),
+        facts=MediaFacts.of_text(metadata.get("luma-facts")),
+    )
 
 
 @contextlib.contextmanager

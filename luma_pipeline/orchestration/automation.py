@@ -38,10 +38,10 @@ from luma_pipeline.orchestration.gallery import GALLERY
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
 from luma_pipeline.orchestration.partitions import folder_of
 
-__all__ = ["RevisitPolicy", "build_job", "build_schedule", "build_sensor"]
+__all__ = ["UNDER_WAY", "RevisitPolicy", "build_job", "build_schedule", "build_sensor"]
 
 _ASSETS = (TASKS, GENERATIONS, VIDEOS)
-_UNDER_WAY = [
+UNDER_WAY = [
     dg.DagsterRunStatus.QUEUED,
     dg.DagsterRunStatus.NOT_STARTED,
     dg.DagsterRunStatus.STARTING,
@@ -173,7 +173,7 @@ def _runs_under_way(
     location = _location_of_tick(context)
     return [
         run
-        for run in context.instance.get_runs(dg.RunsFilter(statuses=_UNDER_WAY))
+        for run in context.instance.get_runs(dg.RunsFilter(statuses=UNDER_WAY))
         if (run.job_name == instance.job_name or not ours.isdisjoint(run.asset_selection or ()))
         and (location is None or _location_of_run(run) in (location, None))
     ]

@@ -20,6 +20,7 @@ from luma_pipeline.media import TransferConfig
 from luma_pipeline.orchestration.endings import cancelled_when_interrupted
 from luma_pipeline.orchestration.evaluations import (
     ANSWERS_MATCH_TASKS,
+    BUCKET_MATCHES_MANIFEST,
     ERROR_SHARE,
     FAILED_SHARE,
     NOT_FOUND_SHARE,
@@ -85,6 +86,12 @@ def check_specs(instance: Instance = UNNAMED) -> list[dg.AssetCheckSpec]:
             asset=instance.asset_key(VIDEOS),
             description="The videos in the bucket are as large and as long as the provider's answers say: the same "
             "width and height, and within half a second or a twentieth of the duration.",
+        ),
+        dg.AssetCheckSpec(
+            BUCKET_MATCHES_MANIFEST,
+            asset=instance.asset_key(VIDEOS),
+            description="The objects in the bucket are those of the manifests, as the last audit (the job luma_audit) "
+            "found them. Bytes that are lost or are others are an error, all else is a warning.",
         ),
     ]
 

@@ -43,7 +43,9 @@ class PartitionsFailedError(LumaPipelineError):
 
 
 @contextmanager
-def cancelled_when_interrupted(context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext) -> Iterator[None]:
+def cancelled_when_interrupted(
+    context: dg.AssetExecutionContext | dg.AssetCheckExecutionContext | dg.OpExecutionContext,
+) -> Iterator[None]:
     """End the run as CANCELED when SIGTERM or SIGINT comes to its process, as it ends on Terminate.
 
     Dagster ends such a run as failed where nobody has pressed Terminate. A run that Dagster will resume elsewhere is

@@ -8,12 +8,12 @@ from typing import Any
 
 import dagster as dg
 
-from luma_pipeline.dataset import GenerationsVerdict, VideosVerdict
+from luma_pipeline.dataset import AuditSummary, GenerationsVerdict, VideosVerdict
 from luma_pipeline.engine.dataset_check import DatasetState, LostObject
 from luma_pipeline.engine.partition import GENERATIONS, VIDEOS
 from luma_pipeline.orchestration.instance import Instance
 
-__all__ = ["Thresholds", "evaluations"]
+__all__ = ["Thresholds", "audit_evaluation", "evaluations"]
 
 ONE_ROW_PER_TASK = "one_row_per_task"
 FAILED_SHARE = "failed_share"
@@ -23,6 +23,7 @@ SCHEMA_DRIFT = "schema_drift"
 ANSWERS_MATCH_TASKS = "answers_match_tasks"
 VIDEOS_IN_BUCKET = "videos_in_bucket"
 VIDEOS_MATCH_ANSWERS = "videos_match_answers"
+BUCKET_MATCHES_MANIFEST = "bucket_matches_manifest"
 
 _MOST_SHOWN = 20
 _NAMED = 3
@@ -61,6 +62,7 @@ def evaluations(
     of_videos = _Judged(instance.asset_key(VIDEOS), state.not_judged[VIDEOS], common)
     yield _videos_in_bucket(of_videos, videos, state, this_run)
     yield _videos_match_answers(of_videos, videos, state)
+    yield audit_evaluation(instance, state.audit)
 
 
 @dataclass(frozen=True)
@@ -276,6 +278,42 @@ def _videos_match_answers(
         },
         is_well=f"None of {objects} objects differs from what its answer says.",
         nothing="" if objects else f"{len(parts)} partitions have no video",
+    )
+
+
+def audit_evaluation(instance: Instance, audit: AuditSummary | None) -> dg.AssetCheckEvaluation:
+    """The evaluation of `bucket_matches_manifest` by an audit; None: there was none yet."""
+    key = instance.asset_key(VIDEOS)
+    if audit is None:
+        description = f"Passes because there was no audit yet: the job {instance.audit_job_name} makes one."
+        return dg.AssetCheckEvaluation(
+            asset_key=key, check_name=BUCKET_MATCHES_MANIFEST, passed=True, description=description
+        )
+    open_counts = {name: count - audit.repaired.get(name, 0) for name, count in audit.counts.items()}
+    told = ", ".join(f"{count} {name}" for name, count in open_counts.items() if count) or "nothing"
+    description = (
+        f"Audit of {audit.audited_at:%Y-%m-%d %H:%M} UTC: {audit.rows} rows, {audit.listed} objects listed, "
+        f"{audit.read} read. Found: {told}."
+    )
+    if audit.problems:
+        description += f" Not looked at: {audit.problems[0]}"
+    return dg.AssetCheckEvaluation(
+        asset_key=key,
+        check_name=BUCKET_MATCHES_MANIFEST,
+        passed=audit.is_well,
+        description=description,
+        metadata={
+            **audit.counts,
+            **{f"repaired_{name}": count for name, count in audit.repaired.items()},
+            "rows": audit.rows,
+            "objects_listed": audit.listed,
+            "objects_read": audit.read,
+            **_table("examples", audit.examples),
+            **({"not_looked_at": list(audit.problems)} if audit.problems else {}),
+            "audited_at": dg.MetadataValue.timestamp(audit.audited_at),
+            "report": dg.MetadataValue.path(audit.path),
+        },
+        severity=dg.AssetCheckSeverity.ERROR if audit.errors or audit.problems else dg.AssetCheckSeverity.WARN,
     )
 
 

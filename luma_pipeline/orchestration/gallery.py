@@ -74,8 +74,8 @@ def build_gallery(
             context.log.info("dry run: the gallery is left as it is")
         else:
             with cancelled_when_interrupted(context), _failing_for_good():
-                work = _GalleryRun(context, partitions, settings, asset_key, bucket)
-                work.do(dataset.open())
+                work = _GalleryRun(context, partitions, settings, asset_key, bucket, dataset.open())
+                work.do()
         yield already_logged(context, asset_key)
 
     return luma_gallery
@@ -91,7 +91,10 @@ class _GalleryRun:
         settings: GallerySettings,
         asset_key: dg.AssetKey,
         bucket: VideoBucket,
+        dataset: Dataset,
     ) -> None:
+        self._dataset = dataset
+        self._tombstones = dataset.tombstones()
         self._context = context
         self._partitions = partitions
         self._settings = settings
@@ -99,13 +102,13 @@ class _GalleryRun:
         self._videos = bucket.config()
         self._links = ObjectLinks.by_settings(self._videos.bucket)
 
-    def do(self, dataset: Dataset) -> None:
+    def do(self) -> None:
         """Write the pages of the run's partitions and then the index. Raises dg.Failure if a partition failed."""
         failures: dict[str, LumaPipelineError] = {}
         with Gallery(self._videos, self._settings) as gallery:
             for key in self._context.partition_keys:
                 try:
-                    pages = self._write(gallery, dataset, key)
+                    pages = self._write(gallery, key)
                 except LumaPipelineError as error:
                     failures[key] = error
                     self._context.log.exception(f"the gallery of partition {key} failed")
@@ -117,13 +120,17 @@ class _GalleryRun:
         if failures:
             raise _failure(failures, len(self._context.partition_keys))
 
-    def _write(self, gallery: Gallery, dataset: Dataset, key: str) -> PartitionPages:
+    def _write(self, gallery: Gallery, key: str) -> PartitionPages:
         folder = folder_of(self._partitions, key)
-        generations, videos = dataset.partition(GENERATIONS, folder), dataset.partition(VIDEOS, folder)
+        generations, videos = (self._dataset.partition(name, folder) for name in (GENERATIONS, VIDEOS))
         for file in (generations, videos):
             if not file.exists():
                 raise DatasetError(f"{file.path} has not been written: materialize luma_videos of {key} first")
-        return gallery.write_partition(folder, generations, videos)
+        while True:
+            forgotten = self._tombstones.now()
+            pages = gallery.write_partition(folder, generations, videos, forgotten)
+            if not pages.written or self._tombstones.now() is forgotten:
+                return pages
 
     def _metadata(self, gallery: Gallery, pages: PartitionPages) -> Mapping[str, Any]:
         counts = pages.counts

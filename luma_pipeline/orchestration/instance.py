@@ -76,6 +76,11 @@ class Instance:
         return self.named("luma_job")
 
     @property
+    def forget_name(self) -> str:
+        """The job, and its op, that forgets tasks."""
+        return self.named("luma_forget")
+
+    @property
     def schedule_name(self) -> str:
         """The schedule of the open period."""
         return self.named("luma_schedule")
@@ -84,6 +89,21 @@ class Instance:
     def sensor_name(self) -> str:
         """The sensor that comes back for open tasks."""
         return self.named("luma_open_tasks_sensor")
+
+    @property
+    def audit_job_name(self) -> str:
+        """The job of the audit."""
+        return self.named("luma_audit")
+
+    @property
+    def audit_op_name(self) -> str:
+        """The op of the audit."""
+        return self.named("luma_audit_op")
+
+    @property
+    def audit_schedule_name(self) -> str:
+        """The schedule of the audit."""
+        return self.named("luma_audit_schedule")
 
     @property
     def source_key(self) -> str:

@@ -40,6 +40,7 @@ def tasks_metadata(report: TasksReport) -> Metadata:
                 "task_ids_of_earlier_partitions": report.ids_of_earlier_partitions,
                 "unreadable_values": report.unreadable_values,
                 "unreadable_times": report.unreadable_times,
+                "forgotten": report.forgotten,
             }
         ),
         "preview": dg.MetadataValue.md(_markdown(report.preview)),

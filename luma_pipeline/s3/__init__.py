@@ -19,7 +19,8 @@ from luma_pipeline.s3.errors import (
     check_key,
 )
 from luma_pipeline.s3.objects import ListedObject, ListedPage, ObjectHead, ObjectStore, WrittenObject
-from luma_pipeline.s3.uploads import MultipartUpload, UploadedPart, abort_uploads, begin_upload
+from luma_pipeline.s3.uploads import MultipartUpload, UploadedPart, abort_uploads, begin_upload, list_uploads
+from luma_pipeline.s3.versions import NotDeleted, ObjectVersion, delete_versions, list_objects, list_versions
 
 __all__ = [
     "BucketNameError",
@@ -28,10 +29,12 @@ __all__ = [
     "ListedObject",
     "ListedPage",
     "MultipartUpload",
+    "NotDeleted",
     "ObjectArchivedError",
     "ObjectExistsError",
     "ObjectHead",
     "ObjectStore",
+    "ObjectVersion",
     "S3DeniedError",
     "S3Error",
     "S3RequestError",
@@ -42,5 +45,9 @@ __all__ = [
     "begin_upload",
     "check_bucket_name",
     "check_key",
+    "delete_versions",
+    "list_objects",
+    "list_uploads",
+    "list_versions",
     "make_client",
 ]

@@ -58,6 +58,8 @@ class Capabilities:
     """`start-after` in listings."""
     deletes_of_many: bool = True
     """`DeleteObjects`."""
+    versions: bool = True
+    """`ListObjectVersions`."""
     _signed_in_vain: set[str] = field(default_factory=set, repr=False)
 
     def attempt(

@@ -160,6 +160,16 @@ class ObjectStore:
         with closing(self._opened(key, etag=etag)["Body"]) as body:
             yield from self._read(body, key)
 
+    def open(self, key: str) -> tuple[ObjectHead, Iterator[bytes]]:
+        """What the store says of an object, and its bytes in pieces, by one request. Raises as `get`."""
+        answer = self._opened(key)
+
+        def pieces() -> Iterator[bytes]:
+            with closing(answer["Body"]) as body:
+                yield from self._read(body, key)
+
+        return _head_of(key, answer, answer.get("ContentLength", -1)), pieces()
+
     def _opened(
         self, key: str, start: int | None = None, end: int | None = None, etag: str | None = None
     ) -> Mapping[str, Any]:

@@ -21,6 +21,7 @@ __all__ = [
     "UploadedPart",
     "abort_uploads",
     "begin_upload",
+    "list_uploads",
 ]
 
 SMALLEST_PART_BYTES = 5 * 1024 * 1024
@@ -139,14 +140,23 @@ def abort_uploads(store: ObjectStore, prefix: str, is_ours: Callable[[str], bool
     """
     latest = datetime.now(UTC) - timedelta(seconds=older_than_seconds)
     found = [
-        MultipartUpload(store, item["Key"], item["UploadId"])
-        for item in _listed_uploads(store, prefix)
-        if item.get("Key") and item.get("UploadId") and item["Key"].startswith(prefix) and is_ours(item["Key"])
-        if (initiated := utc(item.get("Initiated"))) is not None and initiated <= latest
+        upload
+        for upload, initiated in list_uploads(store, prefix)
+        if is_ours(upload.key) and initiated is not None and initiated <= latest
     ]
     for upload in found:
         upload.abort()
     return len(found)
+
+
+def list_uploads(store: ObjectStore, prefix: str) -> Iterator[tuple[MultipartUpload, datetime | None]]:
+    """The unfinished multipart uploads below `prefix`, and when (aware UTC) each was begun, if the store tells.
+
+    Raises S3Error where uploads cannot be listed.
+    """
+    for item in _listed_uploads(store, prefix):
+        if item.get("Key") and item.get("UploadId") and item["Key"].startswith(prefix):
+            yield MultipartUpload(store, item["Key"], item["UploadId"]), utc(item.get("Initiated"))
 
 
 def _uploads_page(store: ObjectStore, arguments: dict[str, Any]) -> Mapping[str, Any]:

@@ -43,8 +43,8 @@ def check_carried_names(names: Sequence[str]) -> None:
         seen.add(key)
 
 
-def reflect(connection: sa.Connection, name: str) -> sa.Table:
-    """The table or view with its columns, as the database describes them.
+def reflect(connection: sa.Connection, name: str, setting: str = "LUMA_SOURCE_TABLE") -> sa.Table:
+    """The table or view with its columns, as the database describes them. `setting` is what names it.
 
     Raises:
         SourceTableError: There is no such table.
@@ -64,7 +64,7 @@ def reflect(connection: sa.Connection, name: str) -> sa.Table:
                 mark_stored_freely(column)
         return table
     there = ", ".join(names[:20]) or "no table at all"
-    raise SourceTableError(f"there is no table {name!r} (LUMA_SOURCE_TABLE) in the source database; there is: {there}")
+    raise SourceTableError(f"there is no table {name!r} ({setting}) in the source database; there is: {there}")
 
 
 def _type_under_domain(kind: sa.types.TypeEngine[Any]) -> sa.types.TypeEngine[Any]:
@@ -113,13 +113,14 @@ class IdColumn:
     but for those that the database takes for equal: `abc` and `abc ` as CHAR, 7 and 7.00 as NUMERIC.
     """
 
-    def __init__(self, column: sa.Column[Any]) -> None:
+    def __init__(self, column: sa.Column[Any], setting: str = "LUMA_SOURCE_ID_COLUMN") -> None:
         if isinstance(column.type, _NO_IDS) and not is_stored_freely(column):
             raise SourceTableError(
-                f"the column {column.name!r} (LUMA_SOURCE_ID_COLUMN) is of type {column.type!s}, which holds no task "
+                f"the column {column.name!r} ({setting}) is of type {column.type!s}, which holds no task "
                 "IDs: name a column of texts, numbers or UUIDs"
             )
         self.column = column
+        self._setting = setting
         self._is_padded = _is_padded(column)
 
     def texts(self, values: Sequence[object]) -> pa.Array:
@@ -148,7 +149,7 @@ class IdColumn:
         else:
             shown = f"{value!r:.60}"
         raise SourceTableError(
-            f"the column {self.column.name!r} (LUMA_SOURCE_ID_COLUMN) holds a value that is no task ID: {shown}. An ID "
+            f"the column {self.column.name!r} ({self._setting}) holds a value that is no task ID: {shown}. An ID "
             f"is text, a whole number below 2^53 if it is stored as a floating point number, or a UUID of {_UUID_BYTES}"
             " bytes. Name a column or a view that has the IDs as text, or leave the row out with LUMA_SOURCE_WHERE"
         )

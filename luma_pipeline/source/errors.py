@@ -33,10 +33,17 @@ class ErrorTranslator:
     Args:
         table: The table as the settings name it.
         secrets: Texts to cut out of the driver's words.
+        to_check: The settings that a refusal may be about.
     """
 
-    def __init__(self, table: str, secrets: Iterable[str]) -> None:
+    def __init__(
+        self,
+        table: str,
+        secrets: Iterable[str],
+        to_check: str = "LUMA_SOURCE_URL, LUMA_SOURCE_TABLE and LUMA_SOURCE_WHERE",
+    ) -> None:
         self._table = table
+        self._to_check = to_check
         self._secrets = sorted(secrets, key=len, reverse=True)
 
     @contextmanager
@@ -84,7 +91,7 @@ class ErrorTranslator:
     def _refused(self, said: str) -> SourceTableError:
         return SourceTableError(
             f"the source database refused to read {self._table!r}: {self._without_secrets(said)}. "
-            "Check LUMA_SOURCE_URL, LUMA_SOURCE_TABLE and LUMA_SOURCE_WHERE."
+            f"Check {self._to_check}."
         )
 
     def _without_secrets(self, text: str) -> str:

@@ -116,6 +116,18 @@ def test_half_a_surrogate_pair_in_a_batch_is_kept_in_the_raw_response(provider: 
     assert found["task-1"]["request_prompt"] is None
 
 
+def test_the_raw_response_of_a_batch_is_what_stands_in_the_answer(provider: ProviderServer) -> None:
+    body = (
+        '{"id":"task-1",  "state" : "completed", "video": {"width": 1e3}, "odd": [1.0, "\\u00e4", "\u65e5"], "odd": 2}'
+    )
+    raw = '{"code": "success",\n "data": [{"task_id": "task-2", "data": null}, {"data": %s, "task_id": "task-1"}]}'
+    provider.script("", [Answer(body=(raw % body).encode())], endpoint=Endpoint.BATCH)
+    with client(provider, batch_size=2) as luma:
+        found = {result.task_id: result for result in luma.fetch(["task-1", "task-2"])}
+    assert found["task-1"].raw_response == body
+    assert asked_singly(provider) == {"task-2"}
+
+
 def test_a_repeated_id_has_an_outcome_each_time(provider: ProviderServer) -> None:
     with client(provider, batch_size=4) as luma:
         outcomes = list(luma.fetch(["task-1"] * 4))

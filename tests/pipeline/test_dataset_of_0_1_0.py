@@ -22,7 +22,7 @@ from luma_pipeline.luma import GENERATIONS_SCHEMA
 from luma_pipeline.sandbox import samples, seed
 from luma_pipeline.sandbox.provider import Generation
 from luma_pipeline.sandbox.s3 import ObjectStore
-from tests.world import World, evaluations, running_world
+from tests.world import World, evaluations, metadata, running_world
 
 FIXTURE = Path(__file__).parent.parent / "fixtures" / "dataset_0_1_0"
 DAYS = FIRST_DAY, SECOND_DAY, BROKEN_OFF_DAY = "2024-12-24", "2024-12-25", "2024-12-26"
@@ -149,6 +149,19 @@ def test_checks_judge_a_dataset_of_0_1_0_that_no_run_of_today_has_touched(world:
     assert found["one_row_per_task"].passed
     assert found["videos_in_bucket"].metadata
     assert not found["schema_drift"].passed
+
+
+def test_columns_are_made_again_of_the_answers_that_0_1_0_has_kept(world: World) -> None:
+    before = [rows(world, "luma_generations", day) for day in (FIRST_DAY, SECOND_DAY)]
+    manifests = [file(world, "luma_videos", day).read_bytes() for day in (FIRST_DAY, SECOND_DAY)]
+    result = world.run(FIRST_DAY, SECOND_DAY, config={"reflatten": True})
+    assert result.success
+    assert (world.provider.total, world.cdn.total) == (0, 0)
+    assert [rows(world, "luma_generations", day) for day in (FIRST_DAY, SECOND_DAY)] == before
+    assert [file(world, "luma_videos", day).read_bytes() for day in (FIRST_DAY, SECOND_DAY)] == manifests
+    assert metadata(world, result.run_id, "luma_generations", SECOND_DAY)["columns_made_again"] == 10
+    assert metadata(world, result.run_id, "luma_videos", SECOND_DAY)["dagster/partition_row_count"] == 16
+    assert not evaluations(world, result.run_id)["schema_drift"].passed
 
 
 def test_files_of_both_versions_are_read_together(world: World) -> None:

@@ -7,12 +7,14 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,11 +22,15 @@ import pytest
 import luma_pipeline
 from luma_pipeline import EngineSettings, ProviderConfig, RunOptions, SourceTable, TransferConfig, run_partition
 from luma_pipeline.dataset import Dataset
+from luma_pipeline.engine.policy import GiveUpPolicy
+from luma_pipeline.engine.reflatten import reflatten_generations
+from luma_pipeline.errors import LumaPipelineError
 from luma_pipeline.luma import GATEWAY, ProviderSpec
 from luma_pipeline.luma.schema import FIELDS, Field
 from luma_pipeline.sandbox.generation import Phase
 from luma_pipeline.sandbox.provider import TOKEN, Oddity
-from tests.world import World, evaluations, failure, materialized, metadata
+from luma_pipeline.sandbox.s3 import ObjectStore
+from tests.world import World, evaluations, failure, materialized, metadata, running_world
 
 DAY, NEXT_DAY = "2024-12-24", "2024-12-25"
 START = datetime(2024, 12, 24, tzinfo=UTC)
@@ -70,17 +76,34 @@ def engine_run(world: World, spec: ProviderSpec, **options: Any) -> luma_pipelin
     return run_partition(settings, START, START + timedelta(days=1), options=RunOptions(**options))
 
 
-@pytest.fixture
-def done(world: World) -> World:
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, store: ObjectStore) -> Iterator[World]:
     """Two days that a run has done: an answer with fields that are on no page, an open task, and one not found."""
-    world.submit(("odd", f"{DAY}T01:00:00Z"), oddities=(Oddity.EXTRA_FIELDS,))
-    world.submit(("plain", f"{DAY}T02:00:00Z"), ("other", f"{DAY}T03:00:00Z"), ("next", f"{NEXT_DAY}T01:00:00Z"))
-    world.submit(("open", f"{DAY}T04:00:00Z"), phases=(Phase(0, "pending"),))
-    world.submit(("unknown", f"{DAY}T05:00:00Z"), known=False)
-    assert world.run(DAY, NEXT_DAY).success
-    world.provider.clear_log()
-    world.cdn.clear_log()
-    return world
+    with (
+        pytest.MonkeyPatch.context() as environment,
+        running_world(tmp_path_factory.mktemp("finished"), store, "videos-finished") as world,
+    ):
+        for name, value in store.environment().items():
+            environment.setenv(name, value)
+        world.submit(("odd", f"{DAY}T01:00:00Z"), oddities=(Oddity.EXTRA_FIELDS,))
+        world.submit(("plain", f"{DAY}T02:00:00Z"), ("other", f"{DAY}T03:00:00Z"), ("next", f"{NEXT_DAY}T01:00:00Z"))
+        world.submit(("open", f"{DAY}T04:00:00Z"), phases=(Phase(0, "pending"),))
+        world.submit(("unknown", f"{DAY}T05:00:00Z"), known=False)
+        assert world.run(DAY, NEXT_DAY).success
+        shutil.copytree(world.directory / "data", world.directory / "as it was")
+        yield world
+
+
+@pytest.fixture
+def done(finished: World) -> World:
+    """The two days as the run has left them."""
+    data = finished.directory / "data"
+    shutil.rmtree(data)
+    shutil.copytree(finished.directory / "as it was", data)
+    finished.provider.clear_log()
+    finished.cdn.clear_log()
+    finished.instance = dg.DagsterInstance.ephemeral()
+    return finished
 
 
 def test_a_new_field_is_filled_in_for_answers_that_came_before_it(done: World) -> None:
@@ -193,6 +216,25 @@ def test_a_dry_run_says_how_many_rows_it_would_write(done: World) -> None:
         if event.event_type_value == "ASSET_OBSERVATION"
     }
     assert {day: one.metadata["would_make_columns_again"].value for day, one in found.items()} == {DAY: 5, NEXT_DAY: 0}
+
+
+def test_a_run_that_is_stopped_leaves_the_file_as_it_was(done: World) -> None:
+    stopping = threading.Event()
+
+    def read(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+        stopping.set()
+        return answer
+
+    partition = Dataset(url=str(done.directory / "data")).partition(GENERATIONS, f"date={DAY}")
+    table = partition.read()
+    partition.replace(GATEWAY.schema, [table.slice(0, 2), table.slice(2)])
+    before = file(done).read_bytes()
+    never = GiveUpPolicy(0.0, START, never=True)
+    with pytest.raises(LumaPipelineError, match="the run was stopped before its rows were written"):
+        reflatten_generations(partition, None, replace(WITH_USER, read=read), never, stopping)
+    assert file(done).read_bytes() == before
+    stopping.clear()
+    assert reflatten_generations(partition, None, WITH_USER, never, stopping).reflattened == 4
 
 
 def test_videos_are_judged_beside_the_answers_as_they_are_now(done: World) -> None:

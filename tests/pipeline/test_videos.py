@@ -115,6 +115,7 @@ def work_of(world: World, run: Run) -> Iterator[PartitionWork]:
             copier=copier if "videos" in run.only else None,
             resolve=ResolvePolicy(give_up, 3600.0, run.refresh),
             manifest=manifest,
+            tombstones=Dataset(url=str(world.directory / "data")).tombstones(),
             late_rows=run.late_rows,
         )
 
