@@ -15,9 +15,11 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from luma_pipeline.audit.findings import AUDIT_COLUMNS, AUDIT_SCHEMA
 from luma_pipeline.component import LumaPipelineComponent, SettingRow, setting_rows
 from luma_pipeline.component.settings import TopSettings
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
+from luma_pipeline.orchestration.audit import LumaAuditConfig
 from luma_pipeline.orchestration.checks import check_specs
 from luma_pipeline.orchestration.run_config import LumaRunConfig
 
@@ -162,7 +164,12 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str | None]]) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "settings": settings_table,
     "checks": checks_table,
-    "run options": options_table,
+    "run options": lambda: options_table(LumaRunConfig),
+    "audit options": lambda: options_table(LumaAuditConfig),
+    "luma_audit": lambda: _table(
+        ("column", "type", "meaning"),
+        [(f"`{field.name}`", f"`{field.type}`", AUDIT_COLUMNS[field.name]) for field in AUDIT_SCHEMA],
+    ),
     "luma_tasks": lambda: columns_table("luma_tasks"),
     "luma_generations": lambda: columns_table("luma_generations"),
     "luma_videos": lambda: columns_table("luma_videos"),

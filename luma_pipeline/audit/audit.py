@@ -87,6 +87,7 @@ class _Audit:
     def do(self) -> AuditSummary:
         with ExitStack() as stack:
             self._dataset = self._opened.keep_dataset(Dataset(url=self._settings.data_url))
+            self._tombstones = self._dataset.tombstones()
             self._bucket = AuditBucket(self._settings.videos, self._opened.stopping, _READ_AT_ONCE)
             self._opened.keep_store(self._bucket)
             self._pool = ThreadPoolExecutor(_READ_AT_ONCE, thread_name_prefix="luma-audit-read")
@@ -118,7 +119,8 @@ class _Audit:
         return Span.until(self._now, hand, timedelta(days=days))
 
     def _read_manifests(self, due: DueRows) -> ManifestIndex:
-        index = ManifestIndex(self._bucket.name, self._bucket.template.prefix)
+        forgotten = self._tombstones.now()
+        index = ManifestIndex(self._bucket.name, self._bucket.template.prefix, forgotten)
         folders = self._dataset.folders(VIDEOS)
         for folder in sorted(folders):
             self._bucket.check_stop()
@@ -201,9 +203,7 @@ class _Audit:
         settings, provider = self._settings, self._settings.provider
         repairer = None
         if self._options.repair and provider is not None:
-            repairer = Repairer(
-                self._opened, settings.videos, provider, settings.link_preference, self._dataset.tombstones()
-            )
+            repairer = Repairer(self._opened, settings.videos, provider, settings.link_preference, self._tombstones)
         elif self._options.repair:
             self._problem("nothing was repaired", "this audit was not told how to ask the provider")
         return SecondLook(
@@ -212,6 +212,7 @@ class _Audit:
             self._pool,
             self._findings,
             self._tally,
+            self._tombstones,
             since=self._since,
             reads=reads,
             is_listed=self._is_listed,
@@ -305,6 +306,9 @@ class _Audit:
         stored = looked.stored
         if stored is None or (stored.modified_at is not None and stored.modified_at > self._since):
             return None
+        if self._is_forgotten(key):
+            found = f"{stored.size_bytes} bytes, written at {stored.modified_at}"
+            return Finding(Kind.FORGOTTEN, "no object: its task was forgotten", found, key=key)
         named = "by its metadata of no task" if stored.task_id is None else f"of task {stored.task_id}"
         task_id = None if stored.task_id is None else unquote(stored.task_id)
         found = f"{stored.size_bytes} bytes {named}, written at {stored.modified_at}"
@@ -319,6 +323,10 @@ class _Audit:
             return finding.with_repair(Repair.FAILED, str(error))
         return finding.with_repair(Repair.DELETED)
 
+    def _is_forgotten(self, key: str) -> bool:
+        segment, forgotten = self._bucket.template.segment_of(key) or "", self._tombstones.recent()
+        return forgotten.has_hex(segment.rpartition("~")[2]) if "~" in segment else forgotten.has(segment)
+
     # -- the report -------------------------------------------------------------------------------------------------
 
     def _problem(self, what: str, why: object) -> None:
@@ -328,7 +336,7 @@ class _Audit:
     def _report(self, index: ManifestIndex) -> AuditSummary:
         self._bucket.check_stop()
         findings = self._findings
-        forgotten = self._dataset.tombstones().now()
+        forgotten = self._tombstones.now()
         folder = f"audit={self._now:%Y-%m-%dT%H%M%S%fZ}"
         written = self._dataset.partition(AUDIT, folder).replace(
             AUDIT_SCHEMA, map(forgotten.without, findings.tables())

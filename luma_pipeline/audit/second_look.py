@@ -17,7 +17,7 @@ from luma_pipeline.audit.findings import Finding, Findings, Kind, Repair
 from luma_pipeline.audit.manifest import Flag, ManifestIndex, ManifestRow, read_rows
 from luma_pipeline.audit.repair import Repairer, replace_rows
 from luma_pipeline.audit.tally import Tally
-from luma_pipeline.dataset import Dataset, DatasetError
+from luma_pipeline.dataset import Dataset, DatasetError, Tombstones
 from luma_pipeline.engine.partition import VIDEOS
 from luma_pipeline.luma import LumaError
 from luma_pipeline.media import BucketError, CopyError, CopyResult, CopyStatus, ErrorCode
@@ -59,6 +59,7 @@ class SecondLook:
         pool: ThreadPoolExecutor,
         findings: Findings,
         tally: Tally,
+        tombstones: Tombstones,
         *,
         since: datetime,
         reads: int,
@@ -70,6 +71,7 @@ class SecondLook:
         self._pool = pool
         self._findings = findings
         self._tally = tally
+        self._tombstones = tombstones
         self._since = since
         self._reads = reads
         self._is_listed = is_listed
@@ -115,6 +117,14 @@ class SecondLook:
 
     def _judge(self, folder: str, flags: Mapping[int, Flag], repeated: frozenset[int], row: ManifestRow) -> _Judged:
         key = row.key_hash(self._bucket.name)
+        if self._tombstones.recent().has(row.task_id):
+            if not flags[key] & Flag.FORGOTTEN:  # it is being forgotten
+                return _Judged(row, [])
+            # The report names no such task.
+            found = Finding(
+                Kind.FORGOTTEN, "no row: its task was forgotten", "a row", folder, None, row.artifact, row.key
+            )
+            return _Judged(row, [found])
         judged = _Judged(row, _row_findings(folder, row, is_repeated=key in repeated))
         if row.has_object and flags[key] & (Flag.LISTING | Flag.READING | Flag.ELSEWHERE):
             self._judge_object(folder, judged, is_read=bool(flags[key] & Flag.READING) or not self._is_listed)

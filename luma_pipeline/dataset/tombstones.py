@@ -31,7 +31,8 @@ _TYPE = pa.binary(_DIGEST_BYTES)
 _MOST_FILES = 32
 """With more, all are put together into one: each look at the tombstones would read them one by one."""
 _RECENT_SECONDS = 10.0
-_MOST_TRIES = 8
+_MOST_TRIES = 40
+_PAUSE_SECONDS = 0.01
 
 Digests = npt.NDArray[np.bytes_]
 _NONE: Digests = np.empty(0, dtype=f"S{_DIGEST_BYTES}")
@@ -164,6 +165,7 @@ class Tombstones:
                     # They were put together between the listing and the reading.
                     if attempt + 1 == _MOST_TRIES:
                         raise StaleVersionError(f"the tombstones under {self._folder} kept changing") from None
+                    time.sleep(_PAUSE_SECONDS * attempt)
                     continue
             self._looked_at = began
             break

@@ -21,6 +21,7 @@ from luma_pipeline.dataset import (
     AuditSummary,
     Dataset,
     DatasetError,
+    Forgotten,
     GenerationsVerdict,
     PartitionFile,
     Verdict,
@@ -47,7 +48,7 @@ _MOST_PARTITIONS = 3
 _MOST_ROW_GROUPS = 3
 _MOST_EXAMPLES = 10
 _EXAMPLE_COLUMNS = ("task_id", "outcome", "error_code", "raw_response", "polled_at")
-_COLUMNS = ("status", "bucket", "key", "size_bytes")
+_COLUMNS = ("task_id", "status", "bucket", "key", "size_bytes")
 
 
 @dataclass(frozen=True)
@@ -279,11 +280,11 @@ class _Check:
             return
         copier = self._opened.keep_copier(MediaCopier(self._videos))
         picked = _pick(counts, self._plan.objects)
+        forgotten = self._dataset.tombstones().now()
         for key in counts if picked is None else picked:
             file = self._dataset.partition(VIDEOS, self._plan.folder_of(key))
-            lost = self._lost(
-                key, listed_objects(file, None if picked is None else picked[key], self._videos.bucket), copier
-            )
+            listed = listed_objects(file, None if picked is None else picked[key], self._videos.bucket, forgotten)
+            lost = self._lost(key, listed, copier)
             is_whole = picked is None or len(picked[key]) >= counts[key]
             self._keep(key, lost, verdicts, is_whole=is_whole)
 
@@ -325,8 +326,16 @@ def _pick(counts: Mapping[str, int], most: int | None) -> dict[str, list[int]] |
     return picked
 
 
-def listed_objects(file: PartitionFile, picked: Sequence[int] | None, bucket: str) -> Iterator[tuple[str, int]]:
-    """Keys and sizes of the objects of a manifest that should be in the bucket: those picked, or all."""
+def listed_objects(
+    file: PartitionFile,
+    picked: Sequence[int] | None,
+    bucket: str,
+    forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
+) -> Iterator[tuple[str, int]]:
+    """Keys and sizes of the objects of a manifest that should be in the bucket: those picked, or all.
+
+    Rows of `forgotten` tasks are left out: their objects go first.
+    """
     seen = 0
     for table in file.batches(_COLUMNS):
         there = table.filter(is_in_bucket(table["status"]))
@@ -334,5 +343,5 @@ def listed_objects(file: PartitionFile, picked: Sequence[int] | None, bucket: st
             within = [number - seen for number in picked if 0 <= number - seen < len(there)]
             seen += len(there)
             there = there.take(pa.array(within, pa.int64()))
-        ours = there.filter(is_of_bucket(there, bucket))
+        ours = forgotten.without(there.filter(is_of_bucket(there, bucket)))
         yield from zip(ours["key"].to_pylist(), ours["size_bytes"].to_pylist(), strict=True)

@@ -205,7 +205,7 @@ class PartitionWork:
         tasks, tasks_report = self._tasks(partition)
         forgotten = self.tombstones.recent()
         generations_file = self.dataset.partition(GENERATIONS, partition.folder)
-        videos = self._videos(partition)
+        videos = self._videos(partition, forgotten)
         if videos is not None:
             stack.enter_context(videos)
         generations = videos_report = None
@@ -312,12 +312,12 @@ class PartitionWork:
         stored = self.dataset.partition(TASKS, partition.folder).read(["task_id", "submitted_at"])
         return self.tombstones.recent().without(stored)
 
-    def _videos(self, partition: Partition) -> PartitionVideos | None:
+    def _videos(self, partition: Partition, forgotten: Forgotten) -> PartitionVideos | None:
         if self.copier is None:
             return None
         choose_look = None if self.looks is None else partial(self.looks.of, mark_of(partition.key))
         file = self.dataset.partition(VIDEOS, partition.folder)
-        return PartitionVideos(self.copier, file, self.manifest, choose_look)
+        return PartitionVideos(self.copier, file, self.manifest, choose_look, forgotten)
 
     def _require(self, dataset: str, partition: Partition) -> None:
         if not self.dataset.partition(dataset, partition.folder).exists():

@@ -155,7 +155,9 @@ class PartitionVideos:
         file: PartitionFile,
         policy: ManifestPolicy,
         choose_look: ChooseLook | None = None,
+        forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
     ) -> None:
+        self._forgotten = forgotten
         self._copier = copier
         self._file = file
         self._policy = policy
@@ -254,7 +256,7 @@ class PartitionVideos:
         while True:
             self._earlier.identities.forget()
             self._begun.forget()
-            groups = _completed(generations, spec, list(columns))
+            groups = _completed(generations, spec, list(columns), self._forgotten)
             try:
                 return [_Group(self._copy_group(group), said_of(group, artifacts, spec)) for group in groups]
             except StaleVersionError as error:
@@ -390,12 +392,17 @@ def artifacts_to_copy(
         return sum(int((decision.actions == Action.COPY).sum()) for decision in decisions)
 
 
-def _completed(generations: PartitionFile, spec: ProviderSpec, columns: Sequence[str] = ()) -> Iterator[pa.Table]:
-    """The rows of completed tasks, a row group at a time."""
+def _completed(
+    generations: PartitionFile,
+    spec: ProviderSpec,
+    columns: Sequence[str] = (),
+    forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
+) -> Iterator[pa.Table]:
+    """The rows of completed tasks that are not forgotten, a row group at a time."""
     names = ["task_id", "submitted_at", "state", *columns]
     with generations.open() as reader:
         for table in reader.batches(names, spec.schema):
-            completed = table.filter(pc.equal(table["state"], State.COMPLETED.value))
+            completed = forgotten.without(table.filter(pc.equal(table["state"], State.COMPLETED.value)))
             if len(completed):
                 yield completed.combine_chunks()
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -208,21 +208,27 @@ class _Forget:
             rows = sum(sum(counts.values()) for counts in survey.rows.values())
             self._tell(f"{rows} rows in {len(survey.folders)} partitions are of these tasks")
         if not self._request.dry_run and not self.stopping.is_set():
-            self._renew_gallery(survey, forgotten)
+            folders = set(survey.folders) | (self._journal.folders() if number == 1 else set())
+            self._renew_gallery(folders, forgotten)
             self._remove_rows(survey, forgotten)
             self._remove_examples(forgotten)
-            self._remove_old_versions(survey)
+            self._remove_old_versions(folders, survey)
         return has_objects or bool(survey.rows or survey.shards)
 
     def _remove_objects(self, survey: Survey) -> bool:
         removal = ObjectRemoval(self._settings.videos, survey, self._known, self.stopping)
         rows = {digest_of(task_id): _row_counts(counts) for task_id, counts in survey.rows.items()}
+        folders: dict[bytes, list[str]] = {}
+        for folder, task_ids in survey.folders.items():
+            for task_id in task_ids:
+                folders.setdefault(digest_of(task_id), []).append(folder)
         found_any = False
 
         def note(found: Sequence[TaskObjects]) -> None:
             if not self._request.dry_run:
                 counts = {digest_of(each.task_id): each.counts() for each in found}
-                self._journal.write({digest: each.plus(rows.get(digest, Counts())) for digest, each in counts.items()})
+                both = {digest: each.plus(rows.get(digest, Counts())) for digest, each in counts.items()}
+                self._journal.write(both, folders)
 
         try:
             for some in removal.do(self._tasks.values(), note, dry_run=self._request.dry_run):
@@ -244,14 +250,14 @@ class _Forget:
             if keys:
                 self._tell("would be removed:\n" + "\n".join(keys))
 
-    def _renew_gallery(self, survey: Survey, forgotten: Forgotten) -> None:
+    def _renew_gallery(self, folders: Collection[str], forgotten: Forgotten) -> None:
         """Write the pages of the partitions again while the rows are there, and remove old versions of them."""
-        if not survey.folders:
+        if not folders:
             return
         renewed: list[str] = []
         try:
             with Gallery(self._settings.videos, self._settings.gallery) as gallery:
-                for folder in survey.folders:
+                for folder in sorted(folders):
                     if gallery.has_pages(folder):
                         files = [self._dataset.partition(name, folder) for name in (GENERATIONS, VIDEOS)]
                         gallery.write_partition(folder, files[0], files[1], forgotten)
@@ -261,7 +267,7 @@ class _Forget:
                     left = gallery.remove_old_versions(renewed)
                     self._problems |= {f"{gallery.index_key}: {each.version.key}": each.reason for each in left}
         except LumaPipelineError as error:
-            where = ", ".join(sorted(survey.folders)[:20])
+            where = ", ".join(sorted(folders)[:20])
             self._problems["the gallery"] = f"{error}. Materialize luma_gallery of {where} when that is mended"
         self._report.pages += len(renewed)
 
@@ -333,11 +339,11 @@ class _Forget:
                 self._tell(f"{shard.path} is damaged, and no run can take it up: it is deleted")
             checkpoints.remove([shard.path])
 
-    def _remove_old_versions(self, survey: Survey) -> None:
+    def _remove_old_versions(self, folders: Collection[str], survey: Survey) -> None:
         """Remove what a store with versions keeps of the files that were written again."""
-        places = [(name, folder) for folder in survey.folders for name in DATASETS]
-        places += [(REPORTS, folder) for folder in survey.reports]
-        places += [(f"_checkpoints/{GENERATIONS}", folder) for folder in {*survey.folders, *survey.shards}]
+        places = [(name, folder) for folder in sorted(folders) for name in DATASETS]
+        places += [(REPORTS, folder) for folder in sorted(survey.reports)]
+        places += [(f"_checkpoints/{GENERATIONS}", folder) for folder in sorted({*folders, *survey.shards})]
         for name, folder in places:
             problem = self._dataset.remove_old_versions(name, folder)
             if problem:

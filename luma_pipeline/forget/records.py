@@ -70,6 +70,7 @@ RECORDS_SCHEMA: pa.Schema = pa.schema(
 _JOURNAL_SCHEMA: pa.Schema = pa.schema(
     [
         pa.field("id_sha256", pa.string(), nullable=False),
+        pa.field("folders", pa.list_(pa.string()), nullable=False),
         *(pa.field(name, pa.int64(), nullable=False) for name in _COUNTS),
     ]
 )
@@ -91,7 +92,8 @@ class Record:
 class Journal:
     """What was found of tasks, written before it is removed.
 
-    A run that is killed leaves its journal. The next one takes the counts from there, since it finds less.
+    A run that is killed leaves its journal. The next one takes the counts from there, since it finds less, and the
+    folders of the partitions: what a store keeps of their earlier files and pages may still be there.
     """
 
     def __init__(self, dataset: Dataset) -> None:
@@ -99,9 +101,13 @@ class Journal:
         self._run = uuid.uuid4().hex
         self._written: list[str] = []
 
-    def write(self, found: Mapping[bytes, Counts]) -> None:
-        """Keep counts, if there are any. Raises DatasetError."""
-        rows = [_as_row(digest, counts) for digest, counts in found.items() if counts]
+    def write(self, found: Mapping[bytes, Counts], folders: Mapping[bytes, Collection[str]]) -> None:
+        """Keep counts, if there are any, and the folders of the partitions with rows. Raises DatasetError."""
+        rows = [
+            {**_as_row(digest, counts), "folders": sorted(folders.get(digest, ()))}
+            for digest, counts in found.items()
+            if counts
+        ]
         if rows:
             folder = f"{self._run}-{len(self._written):06}"
             self._file(folder).replace(_JOURNAL_SCHEMA, [pa.Table.from_pylist(rows, _JOURNAL_SCHEMA)])
@@ -119,6 +125,16 @@ class Journal:
             for digest, counts in of_run.items():
                 found[digest] = found.get(digest, Counts()).at_least(counts)
         return found
+
+    def folders(self) -> set[str]:
+        """The partitions that killed runs have worked on. Raises DatasetError."""
+        tables = (
+            table
+            for folders in self._by_run().values()
+            for folder in folders
+            for table in self._file(folder).batches(["folders"])
+        )
+        return {folder for table in tables for some in table["folders"].to_pylist() for folder in some}
 
     def close(self, recorded: Collection[bytes]) -> None:
         """Delete this run's journal, and those of killed runs all of whose tasks have their records now."""

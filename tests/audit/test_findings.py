@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -254,3 +255,9 @@ def test_what_is_missing_or_unreadable_of_the_manifest_is_told_and_makes_no_orph
         assert found(scene.report(summary))["orphaned"] == ["ghost", "keyless", "well-1"]
     finally:
         file.write_bytes(content)
+
+
+def test_every_kind_is_on_the_page_with_its_severity() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| (error|warning|info) \|", page, re.MULTILINE))
+    assert told == {str(kind): str(kind.severity) for kind in Kind}

@@ -83,9 +83,11 @@ def soak(seeds: range, directory: Path, told: Callable[[Result], None] = lambda 
     return summary
 
 
-def one_round(stage: Stage, seed: int, directory: Path) -> Result:
+def one_round(stage: Stage, seed: int, directory: Path, *, patience_seconds: float | None = None) -> Result:
     """Do one round. Its directory stays if something was found."""
     round_ = Round(stage, scenario(seed), directory)
+    if patience_seconds is not None:
+        round_.patience_seconds = patience_seconds
     try:
         result = round_.play()
     except Exception:  # noqa: BLE001 - the other rounds go on

@@ -264,6 +264,10 @@ class _Hook:
     def __init__(self) -> None:
         self.do: Callable[[], object] | None = None
 
+    @property
+    def is_done(self) -> bool:
+        return self.do is None
+
     def __call__(self) -> None:
         do, self.do = self.do, None
         if do is not None:
@@ -309,7 +313,7 @@ def test_a_run_at_work_does_not_bring_back_what_is_forgotten_meanwhile(
         hook = _Provider.hook if moment == "while it is asked for" else _Cdn.hook
         hook.do = lambda: forget(world, GONE)
         result = world.run(DAY)
-        assert hook.do is None
+        assert hook.is_done
         assert result.success, failure(result)
         assert traces(world, GONE) == []
         rest = ["another", "kept"] if moment == "while another is copied" else ["kept"]
