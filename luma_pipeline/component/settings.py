@@ -547,7 +547,7 @@ class TopSettings(SettingsGroup):
     pool: str | None = _setting(
         "LUMA_POOL",
         "luma_api",
-        "Concurrency pool of the op; null (variable: none): in no pool, as dagster-dask needs it. If not set, it "
+        "Concurrency pool of the op; null (variable: none): in no pool, for executors that know none. If not set, it "
         "begins with the name. Its limit is set by the Dagster instance.",
     )
     source: SourceSettings = Field(default_factory=SourceSettings, description=SourceSettings.__doc__)
