@@ -25,7 +25,7 @@ _GRACE = 2.0
 _MOST_AHEAD = 60.0
 """Seconds: no slot is further ahead than this, whatever the row says, beside a hold."""
 _MOST_HOLD = 3600.0
-"""Seconds: the longest hold that the row is believed."""
+"""Seconds: the longest hold, and the longest stay of a run, that the row is believed."""
 _LEAST_SHARE = 0.1
 """What refusals leave of the rate at least."""
 
@@ -174,7 +174,7 @@ class AccountState:
             now,
             self.share,
             self.share_at - back,
-            {name: replace(run, until=run.until - back) for name, run in self.runs.items()},
+            {name: replace(run, until=min(run.until - back, now + _MOST_HOLD)) for name, run in self.runs.items()},
         )
 
     def _after_refusal(self, now: float) -> AccountState:

@@ -153,7 +153,7 @@ class SharedRateLimiter:
             self._wake.set()
 
     def _lose(self, now: float, why: str) -> None:
-        if self._alone is None:
+        if self._alone is None and not self._is_closed:
             self._alone = _Alone(self._limit, self._burst, self._share)
             self._lost_at = now
             self._slots.drop_until(None)

@@ -140,6 +140,13 @@ def test_a_row_that_another_program_wrote_is_begun_again(text: str) -> None:
     assert NOW - 1 < grant.first <= NOW
 
 
+def test_a_run_that_a_row_invents_is_not_counted_for_ever() -> None:
+    invented = '{"until": 9e99, "requests_per_second": 0.001, "burst": 1, "cycle": 0.3}'
+    state, _ = granted(AccountState.from_json(f'{{"runs": {{"x": {invented}}}}}'), wish("a"))
+    _, [grant] = granted(state, wish("a"), now=NOW + 4000)
+    assert (grant.runs, grant.requests_per_second) == (1, 100.0)
+
+
 @pytest.mark.parametrize("rate", [0.01, 1.0, 100.0])
 def test_no_row_holds_the_runs_for_ever(rate: float) -> None:
     state = replace(AccountState(), next_free=NOW + 1e9, held_until=NOW + 1e9, seen_at=NOW)
