@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again benchmark-limit benchmark-audit soak soak-prove properties coverage mutants verify-lock clean
+.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-shared-limit benchmark-scaling benchmark-again benchmark-audit soak soak-prove properties verify-lock benchmark-limit coverage mutants clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -116,6 +116,12 @@ benchmark-copy: benchmark-extra
 
 benchmark-backfill: $(READY)
 	$(BIN)/python -m benchmarks.backfill
+
+benchmark-shared-limit: $(READY)
+	$(BIN)/python -m benchmarks.shared_limit
+
+benchmark-scaling: $(READY)
+	$(BIN)/python -m benchmarks.scaling --measure
 
 benchmark-again: $(READY)
 	$(BIN)/python -m benchmarks.again

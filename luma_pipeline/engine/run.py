@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import NamedTuple, TypeVar
 
 from luma_pipeline.dataset import SWEEP_AFTER_SECONDS, Dataset
+from luma_pipeline.engine.client import SharedLimitReport, open_limiter
 from luma_pipeline.engine.generations import ResolvePolicy
 from luma_pipeline.engine.learnt import LimitMemory
 from luma_pipeline.engine.looks import VERIFIED_MARKS, Looks
@@ -38,6 +39,7 @@ from luma_pipeline.engine.resources import OpenResources
 from luma_pipeline.engine.settings import EngineSettings, RunOptions
 from luma_pipeline.engine.threads import finish, start
 from luma_pipeline.engine.videos import ManifestPolicy
+from luma_pipeline.limit import SharedRateLimiter
 from luma_pipeline.luma import LumaClient, LumaError
 from luma_pipeline.media import BucketError, MediaCopier
 from luma_pipeline.source.table import RowsOutside, SourceTable, SourceTableError
@@ -116,11 +118,15 @@ class PipelineRun:
         *,
         datasets: AbstractSet[str] = ALL_DATASETS,
         on_progress: Callable[[Progress], None] | None = None,
+        on_warning: Callable[[str], None] = _log.warning,
     ) -> None:
         self._settings = settings
         self._options = options
         self._datasets = datasets
         self._on_progress = on_progress
+        self._on_warning = on_warning
+        self._warnings: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._limiter: SharedRateLimiter | None = None
         self._counter = ProgressCounter()
         self._opened = OpenResources()
         self._copier: MediaCopier | None = None
@@ -160,6 +166,11 @@ class PipelineRun:
     def is_dry_run(self) -> bool:
         """Whether the run asks, copies and writes nothing."""
         return self._options.dry_run
+
+    @property
+    def shared_limit(self) -> SharedLimitReport | None:
+        """How the shared limit was kept; None without one."""
+        return None if self._limiter is None else SharedLimitReport(self._limiter.lost_seconds)
 
     @property
     def progress(self) -> Progress:
@@ -267,10 +278,12 @@ class PipelineRun:
         return Looks(dataset, policies.objects_checked, policies.verify_after_seconds, verify=self._options.verify)
 
     def _open_client(self, dataset: Dataset) -> LumaClient:
-        provider = self._settings.provider
+        provider, shared_limit = self._settings.provider, self._settings.shared_limit
+        self._limiter = open_limiter(provider, shared_limit, self._warnings.put)
         if provider.requests_per_second is None:
             self._limit = LimitMemory(dataset, provider)
-        return self._opened.keep_client(LumaClient(provider, None if self._limit is None else self._limit.limiter))
+        limiter = self._limiter if self._limit is None else self._limit.limiter
+        return self._opened.keep_client(LumaClient(provider, limiter))
 
     def _open_copier(self, links: ProviderLinks, *, overwrite: bool) -> MediaCopier:
         config = replace(self._settings.videos, overwrite=overwrite)
@@ -347,6 +360,8 @@ class PipelineRun:
                 on_report(ended.result)
 
     def _tell(self) -> None:
+        while not self._warnings.empty():
+            self._on_warning(self._warnings.get())
         if self._on_progress is not None:
             self._on_progress(self.progress)
 

@@ -3,6 +3,7 @@
 from luma_pipeline.limit.adaptive import AdaptiveRateLimiter
 from luma_pipeline.limit.gate import RateLimiter, RateLimitGate
 from luma_pipeline.limit.learnt import LearntLimit, LearntLimitError, account_name
+from luma_pipeline.limit.shared import SharedRateLimiter
 from luma_pipeline.limit.token_bucket import TokenBucket
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "LearntLimitError",
     "RateLimitGate",
     "RateLimiter",
+    "SharedRateLimiter",
     "TokenBucket",
     "account_name",
 ]
