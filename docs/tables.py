@@ -18,6 +18,7 @@ from luma_pipeline.component import LumaPipelineComponent, SettingRow, setting_r
 from luma_pipeline.component.settings import TopSettings
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
 from luma_pipeline.orchestration.checks import check_specs
+from luma_pipeline.orchestration.forget import ForgetConfig
 from luma_pipeline.orchestration.run_config import LumaRunConfig
 
 PAGES = Path(__file__).parent
@@ -80,7 +81,7 @@ def checks_table() -> str:
     )
 
 
-def options_table(config: type[dg.Config]) -> str:
+def options_table(config: type[dg.Config] = LumaRunConfig) -> str:
     """What a single run can be told."""
     return _table(
         ("option", "default", "meaning"),
@@ -156,6 +157,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "settings": settings_table,
     "checks": checks_table,
     "run options": options_table,
+    "forget options": lambda: options_table(ForgetConfig),
     "luma_tasks": lambda: columns_table("luma_tasks"),
     "luma_generations": lambda: columns_table("luma_generations"),
     "luma_videos": lambda: columns_table("luma_videos"),

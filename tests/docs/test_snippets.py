@@ -20,6 +20,8 @@ import yaml
 
 from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
+from luma_pipeline.forget import ForgetRequest, ForgetSettings, forget_tasks
+from luma_pipeline.media import TransferConfig
 from luma_pipeline.orchestration.run_config import LumaRunConfig
 from luma_pipeline.sandbox.s3 import ObjectStore
 from tests.docs.pages import DOCS, PAGES, ROOT, Block, blocks
@@ -36,6 +38,7 @@ KINDS = {
     ("sql", "Athena query"): "parsed",
     ("sql", "Spark SQL"): "its columns are compared with those of the dataset",
     ("yaml", "run config"): "validated",
+    ("yaml", "run config of luma_forget"): "validated",
     ("yaml", "attributes"): "loaded",
     ("yaml", "dagster.yaml"): "an instance is made of it",
     ("bash", ""): "the commands and options are those that there are",
@@ -71,6 +74,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.chdir(directory)
         world.submit(*((f"task-{number}", f"2024-12-24T0{number}:00:00Z") for number in range(5)))
         assert world.run("2024-12-24").success
+        forget_tasks(ForgetSettings("data", TransferConfig(bucket=world.bucket)), ForgetRequest.of(["forgotten"]))
         yield world
 
 
@@ -173,6 +177,12 @@ def test_attributes_in_yaml_load(block: Block) -> None:
 @pytest.mark.parametrize("block", of("yaml", "run config"))
 def test_a_run_config_is_one(block: Block) -> None:
     LumaRunConfig(**yaml.safe_load(block.text)["ops"]["luma_pipeline"]["config"])
+
+
+@pytest.mark.parametrize("block", of("yaml", "run config of luma_forget"))
+def test_a_run_config_of_luma_forget_is_one(block: Block) -> None:
+    job = LumaPipelineComponent().definitions().resolve_job_def("luma_forget")
+    assert dg.validate_run_config(job, yaml.safe_load(block.text))
 
 
 @pytest.mark.parametrize("block", of("yaml", "dagster.yaml"))
