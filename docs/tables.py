@@ -6,6 +6,7 @@ python docs/tables.py writes what has changed; a test tells whether that has bee
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -136,6 +137,12 @@ LOCATION 's3a://my-lake/luma/luma_videos'
 """
 
 
+def scaling_table() -> str:
+    """What `benchmarks/scaling.py` forecasts."""
+    table: Callable[[], str] = runpy.run_path(str(PAGES.parent / "benchmarks" / "scaling.py"))["table"]
+    return table()
+
+
 def _sql_columns(schema: pa.Schema) -> str:
     return ",\n".join(f"  `{field.name}` {_SQL_TYPES[field.type]}" for field in schema)
 
@@ -170,6 +177,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
     "luma_videos": lambda: columns_table("luma_videos"),
     "Athena": athena_table,
     "Spark SQL": spark_table,
+    "scaling": scaling_table,
 }
 
 
