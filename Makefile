@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-shared-limit benchmark-scaling benchmark-again benchmark-audit soak soak-prove properties verify-lock benchmark-limit coverage mutants clean
+.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again benchmark-audit soak soak-prove properties coverage mutants verify-lock benchmark-shared-limit benchmark-scaling benchmark-limit clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo

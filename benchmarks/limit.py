@@ -3,6 +3,7 @@
     python -m benchmarks.limit                      everything, about eight minutes
     python -m benchmarks.limit --only "4 x" --show  some cases, to look at: RESULTS.md stays as it is
     python -m benchmarks.limit --before CHECKOUT    the cases of an earlier version too, out of its checkout
+    python -m benchmarks.limit --coordinator URL    and with a database that the runs share (`LUMA_SHARED_LIMIT`)
 
 A case is so many runs under a limit of so many requests a second, together or each a second after the one before.
 """
@@ -18,9 +19,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,8 @@ from benchmarks.results import write_section
 _HERE = Path(__file__).parent.parent
 _LATENCY = 0.05
 _MOST_TIME, _MOST_KNOWN, _MOST_REFUSED, _MOST_UNFAIR = 1.15, 1.05, 0.02, 1.3
-"""The goals: time as a share of tasks through limit, the same where the limit is known, the share of requests that is
-refused, and the slowest run's time through the fastest's where they start together."""
+"""The goals: time as a share of tasks through limit, the same where the limit is known or shared by a coordinator, the
+share of requests that is refused, and the slowest run's time through the fastest's where they start together."""
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,9 @@ class Figures:
     refused: float
     unfair: float
 
-    def cells(self, case: Case) -> str:
+    def cells(self, case: Case, *, is_known: bool = False) -> str:
         """Cells of the table; what misses its goal is in bold."""
-        most = _MOST_KNOWN if case.known else _MOST_TIME
+        most = _MOST_KNOWN if case.known or is_known else _MOST_TIME
         unfair = f"{self.unfair:.2f}" if case.runs > 1 else "-"
         if case.runs > 1 and not case.stagger and self.unfair > _MOST_UNFAIR:
             unfair = f"**{unfair}**"
@@ -137,16 +138,21 @@ print(json.dumps([started, ended, answered]), flush=True)
 """
 
 
-def limiter(kind: str, config: Any) -> tuple[Any, Any]:
-    """The limiter of a run, and what the run calls at its end. `kind`: `learnt=` and the root of the datasets.
+def limiter(kind: str, config: Any) -> tuple[Any, Callable[[], None]]:
+    """The limiter of a run, and what the run calls at its end.
 
-    A run with a coordinator gets its limiter here too.
+    `kind`: `learnt=` and the root of the datasets, or `shared=`, the limit, `=` and the URL of a database.
     """
     from luma_pipeline.dataset import Dataset
+    from luma_pipeline.engine.client import open_limiter
     from luma_pipeline.engine.learnt import LimitMemory
 
-    memory = LimitMemory(Dataset(url=kind.removeprefix("learnt=")), config)
-    return memory.limiter, memory.keep
+    name, _, rest = kind.partition("=")
+    if name == "learnt":
+        memory = LimitMemory(Dataset(url=rest), config)
+        return memory.limiter, memory.keep
+    rate, _, url = rest.partition("=")
+    return open_limiter(replace(config, requests_per_second=float(rate)), url), lambda: None
 
 
 class _Process:
@@ -191,8 +197,8 @@ def _process(code: str, *arguments: object, package: Path = _HERE) -> Iterator[_
         process.end()
 
 
-def measure(case: Case, package: Path = _HERE) -> Figures:
-    """Run a case with the code of `package`."""
+def measure(case: Case, package: Path = _HERE, coordinator: str | None = None) -> Figures:
+    """Run a case with the code of `package`, with a coordinator if its URL is given."""
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(tempfile.TemporaryDirectory())
         retry_after = "" if case.retry_after is None else case.retry_after
@@ -202,7 +208,10 @@ def measure(case: Case, package: Path = _HERE) -> Figures:
             _times(case, url, f"learnt={directory}", package)
             provider.say()
             provider.line()
-        times = _times(case, url, f"learnt={directory}" if case.known else "", package)
+        kind = f"learnt={directory}" if case.known else ""
+        if coordinator is not None:
+            kind = f"shared={case.rate}={coordinator}"
+        times = _times(case, url, kind, package)
         provider.say()
         total, refused = map(int, provider.line().split())
     lasted = [ended - started for started, ended in times]
@@ -228,17 +237,23 @@ def _times(case: Case, url: str, kind: str, package: Path) -> list[tuple[float, 
     return [(started, ended) for started, ended, _ in found]
 
 
-def table(cases: Sequence[Case], at_once: int, before: Path | None) -> list[str]:
+def table(cases: Sequence[Case], at_once: int, before: Path | None, coordinator: str | None) -> list[str]:
     """The lines of the table. `at_once` cases are measured at a time: each leaves the processor mostly idle."""
     head = ["runs x tasks each", "time of N ÷ R", "refused", "slowest to fastest"]
     if before is not None:
         head += ["before: time", "refused", "slowest to fastest"]
+    if coordinator is not None:
+        head += ["coordinator: time", "refused", "slowest to fastest"]
     lines = [f"| {' | '.join(head)} |", f"| --- |{' ---: |' * (len(head) - 1)}"]
 
     def row(case: Case) -> str:
         cells = measure(case).cells(case)
         if before is not None:
-            cells += f" | {measure(case, before).cells(case)}" if not case.known else " | | |"
+            cells += f" | {measure(case, before).cells(case)}" if not case.known else " | | | "
+        if coordinator is not None:
+            is_shared = not case.known
+            shared = measure(case, coordinator=coordinator).cells(case, is_known=True) if is_shared else " | | "
+            cells += f" | {shared}"
         print(f"| {case} | {cells} |", flush=True)
         return f"| {case} | {cells} |"
 
@@ -251,6 +266,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", action="append", default=[], help="cases whose name has this text; may be repeated")
     parser.add_argument("--before", type=Path, help="a checkout of an earlier version")
+    parser.add_argument("--coordinator", metavar="URL", help="a database that the runs share")
     parser.add_argument("--at-once", type=int, default=3, help="cases at a time")
     parser.add_argument("--show", action="store_true", help="do not write RESULTS.md")
     arguments = parser.parse_args()
@@ -266,7 +282,7 @@ def main() -> None:
         f"refused, and the slowest run at most {_MOST_UNFAIR} times the fastest where they start together. **Bold**: "
         "missed.",
         "",
-        *table(cases, arguments.at_once, arguments.before),
+        *table(cases, arguments.at_once, arguments.before, arguments.coordinator),
     ]
     if not arguments.show:
         write_section("limit", "One limit, many runs", lines)
