@@ -33,20 +33,25 @@ _BATCH = 10_000
 
 
 class Case(NamedTuple):
-    """What is there: partitions, tasks in each, other objects in the bucket; and how the run over it is told."""
+    """What is there: partitions, tasks in each, other objects in the bucket; and how the run over it is told.
+
+    Tasks without videos have failed.
+    """
 
     partitions: int
     tasks: int
     others: int = 0
     on_s3: bool = False
     verify: bool = False
+    has_videos: bool = True
 
     @property
     def name(self) -> str:
         """What stands in the table."""
         where = ", Parquet on S3" if self.on_s3 else ""
         full = ", full look" if self.verify else ""
-        return f"{self.partitions} x {self.tasks:,} tasks, {self.others:,} other objects{where}{full}"
+        failed = "" if self.has_videos else " that failed"
+        return f"{self.partitions} x {self.tasks:,} tasks{failed}, {self.others:,} other objects{where}{full}"
 
 
 CASES = [
@@ -62,6 +67,8 @@ CASES = [
     Case(1, 100_000, verify=True),
     Case(1, 1_000, 1_000_000, verify=True),
     Case(365, 20, verify=True),
+    Case(1, 300_000),
+    Case(1, 1_000_000, has_videos=False),
 ]
 
 
@@ -121,6 +128,7 @@ def _root(case: Case, directory: Path) -> str:
 def _fill(case: Case, ids: list[str], directory: Path) -> None:
     """A source table, answers and a manifest in which all is final and copied."""
     from luma_pipeline.dataset import Dataset
+    from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
     from luma_pipeline.luma import GATEWAY
 
     dataset = Dataset(url=_root(case, directory))
@@ -135,20 +143,21 @@ def _fill(case: Case, ids: list[str], directory: Path) -> None:
         database.executemany("INSERT INTO generations VALUES (?, ?)", rows)
         folder = f"date={day:%Y-%m-%d}"
         whole = [at.replace(microsecond=0) for at in times]
-        generations = _batches(_generations(own, whole, GATEWAY.schema))
+        state = "completed" if case.has_videos else "failed"
+        generations = (_generations(own[part], whole[part], GATEWAY.schema, state) for part in _parts(own))
         dataset.partition("luma_generations", folder).replace(GATEWAY.schema, generations, ["task_id", "outcome"])
-        videos = _videos(own)
-        dataset.partition("luma_videos", folder).replace(videos.schema, _batches(videos), ["task_id", "key"])
+        videos = (_videos(own[part]) for part in _parts(own if case.has_videos else []))
+        dataset.partition("luma_videos", folder).replace(VIDEOS_SCHEMA, videos, ["task_id", "key"])
     database.commit()
     database.close()
 
 
-def _batches(table: pa.Table) -> Iterator[pa.Table]:
-    for start in range(0, len(table), _BATCH):
-        yield table.slice(start, _BATCH)
+def _parts(ids: list[str]) -> Iterator[slice]:
+    for start in range(0, len(ids), _BATCH):
+        yield slice(start, start + _BATCH)
 
 
-def _generations(ids: list[str], times: list[datetime], schema: pa.Schema) -> pa.Table:
+def _generations(ids: list[str], times: list[datetime], schema: pa.Schema, state: str) -> pa.Table:
     now = datetime.now(UTC)
     body = json.dumps({"prompt": "a quiet street at dawn, " * 40})
     known: dict[str, Any] = {
@@ -156,7 +165,7 @@ def _generations(ids: list[str], times: list[datetime], schema: pa.Schema) -> pa
         "submitted_at": times,
         "polled_at": [now] * len(ids),
         "outcome": ["resolved"] * len(ids),
-        "state": ["completed"] * len(ids),
+        "state": [state] * len(ids),
         "attempts": [1] * len(ids),
         "http_status": [200] * len(ids),
         "raw_response": [f"{body}{task_id}" for task_id in ids],
@@ -209,7 +218,7 @@ def _run(case: Case) -> None:
         reports: list[Any] = []
         failures = run.do(partitions, reports.append)
     after = resource.getrusage(resource.RUSAGE_SELF)
-    if failures or sum(report.videos.rows for report in reports) != case.partitions * case.tasks:
+    if failures or sum(report.videos.rows for report in reports) != case.partitions * case.tasks * case.has_videos:
         raise RuntimeError(f"the run went wrong: {failures}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     print(json.dumps({"cpu": cpu, "seconds": time.perf_counter() - started, "megabytes": _peak_megabytes()}))

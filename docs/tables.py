@@ -6,6 +6,7 @@ python docs/tables.py writes what has changed; a test tells whether that has bee
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -14,9 +15,11 @@ from typing import Any
 import dagster as dg
 import pyarrow as pa
 
+from luma_pipeline.audit.findings import AUDIT_COLUMNS, AUDIT_SCHEMA
 from luma_pipeline.component import LumaPipelineComponent, SettingRow, setting_rows
 from luma_pipeline.component.settings import TopSettings
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
+from luma_pipeline.orchestration.audit import LumaAuditConfig
 from luma_pipeline.orchestration.checks import check_specs
 from luma_pipeline.orchestration.forget import ForgetConfig
 from luma_pipeline.orchestration.run_config import LumaRunConfig
@@ -134,6 +137,12 @@ LOCATION 's3a://my-lake/luma/luma_videos'
 """
 
 
+def scaling_table() -> str:
+    """What `benchmarks/scaling.py` forecasts."""
+    table: Callable[[], str] = runpy.run_path(str(PAGES.parent / "benchmarks" / "scaling.py"))["table"]
+    return table()
+
+
 def _sql_columns(schema: pa.Schema) -> str:
     return ",\n".join(f"  `{field.name}` {_SQL_TYPES[field.type]}" for field in schema)
 
@@ -156,13 +165,19 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str | None]]) -> str:
 TABLES: Mapping[str, Callable[[], str]] = {
     "settings": settings_table,
     "checks": checks_table,
-    "run options": options_table,
+    "run options": lambda: options_table(LumaRunConfig),
+    "audit options": lambda: options_table(LumaAuditConfig),
+    "luma_audit": lambda: _table(
+        ("column", "type", "meaning"),
+        [(f"`{field.name}`", f"`{field.type}`", AUDIT_COLUMNS[field.name]) for field in AUDIT_SCHEMA],
+    ),
     "forget options": lambda: options_table(ForgetConfig),
     "luma_tasks": lambda: columns_table("luma_tasks"),
     "luma_generations": lambda: columns_table("luma_generations"),
     "luma_videos": lambda: columns_table("luma_videos"),
     "Athena": athena_table,
     "Spark SQL": spark_table,
+    "scaling": scaling_table,
 }
 
 

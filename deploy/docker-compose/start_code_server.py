@@ -2,7 +2,7 @@
 
 The runs are processes of this container, so none of them can be alive when it starts. Without this, Dagster would wait
 for them, and nothing would run in their pool. Told as failed, `run_retries` starts them again: once, and only if the
-code server serves at that moment.
+daemon has reached the code server by then. One that has not is told once more.
 
     python start_code_server.py --location-name=NAME --port=PORT [options of `dagster code-server start`]
 """
@@ -14,11 +14,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import dagster as dg
 
 _AT_WORK = [dg.DagsterRunStatus.STARTING, dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]
+
+_AUTO_RETRY = "dagster/auto_retry_run_id"
+_GIVEN_UP = "Failed to retry run"
+_RETRY_SECONDS = 5.0
+_SECONDS_OF_RETRIES = 300.0
 
 
 def runs_at_work(instance: dg.DagsterInstance, location: str) -> list[str]:
@@ -40,6 +45,29 @@ def tell(instance: dg.DagsterInstance, run_id: str) -> None:
         instance.report_run_failed(run, message)
 
 
+def tell_until_started_again(
+    instance: dg.DagsterInstance, run_ids: Sequence[str], is_serving: Callable[[], bool]
+) -> None:
+    """Tell runs as failed once more, whose retry Dagster has given up because it did not know the code server yet.
+
+    A daemon that has started while the code server was down looks for it once a minute.
+    """
+    until = time.monotonic() + _SECONDS_OF_RETRIES
+    given_up = dict.fromkeys(run_ids, 0)
+    while given_up and is_serving() and time.monotonic() < until:
+        time.sleep(_RETRY_SECONDS)
+        for run_id, before in list(given_up.items()):
+            run = instance.get_run_by_id(run_id)
+            if run is None or run.status != dg.DagsterRunStatus.FAILURE or _AUTO_RETRY in run.tags:
+                del given_up[run_id]
+                continue
+            entries = instance.all_logs(run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+            count = sum(_GIVEN_UP in entry.message for entry in entries)
+            if count > before:
+                given_up[run_id] = count
+                instance.report_run_failed(run, "Dagster could not start it again; it is told once more.")
+
+
 def main(options: Sequence[str]) -> int:
     """Run the code server until it ends; returns its exit code."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
@@ -54,6 +82,7 @@ def main(options: Sequence[str]) -> int:
         if lost and _serves(server, own.port):
             for run_id in lost:
                 tell(instance, run_id)
+            tell_until_started_again(instance, lost, lambda: server.poll() is None)
     return server.wait()
 
 

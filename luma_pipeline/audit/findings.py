@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
 
 from luma_pipeline.luma.schema import TIMESTAMP
 
-__all__ = ["AUDIT_SCHEMA", "Finding", "Findings", "Kind", "Repair", "Severity"]
+__all__ = ["AUDIT_COLUMNS", "AUDIT_SCHEMA", "Finding", "Findings", "Kind", "Repair", "Severity", "finding_of"]
 
 
 class Severity(StrEnum):
@@ -57,6 +58,8 @@ class Kind(StrEnum):
     """The object's Content-Type is not that of the manifest."""
     ORPHANED = "orphaned"
     """An object with a key of ours that no row of a manifest has."""
+    FORGOTTEN = "forgotten"
+    """A row or an object is of a task that was forgotten."""
     REPEATED_KEY = "repeated_key"
     """More than one row of the manifests has this key."""
     NO_DIGEST = "no_digest"
@@ -127,7 +130,21 @@ AUDIT_SCHEMA: pa.Schema = pa.schema(
         pa.field("audited_at", TIMESTAMP, nullable=False),
     ]
 )
-"""One row per finding. `partition` is the folder of the manifest, such as `date=2024-12-24`."""
+"""One row per finding."""
+AUDIT_COLUMNS: Mapping[str, str] = {
+    "kind": "What is wrong, as a word.",
+    "severity": "error, warning or info.",
+    "partition": "The folder of the manifest, such as `date=2024-12-24`; null for an object without a row.",
+    "task_id": "The task; of an object without a row, the one that its metadata names.",
+    "artifact": "The artifact.",
+    "key": "The object's key.",
+    "expected": "What the manifest says, in words.",
+    "found": "What the store says, in words, and how a repair went.",
+    "repaired": "Whether it is no more.",
+    "repair": "`copied_again`, `row_renewed`, `deleted`, `lost` or `failed`; null where nothing was tried.",
+    "audited_at": "When the audit began (UTC).",
+}
+"""What each column is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +168,12 @@ class Finding:
     def with_repair(self, repair: Repair, words: str = "") -> Finding:
         """The finding with what was done about it."""
         return replace(self, repair=repair, found=f"{self.found}; {words}" if words else self.found)
+
+
+def finding_of(row: Mapping[str, Any]) -> Finding:
+    """The finding of a row of an earlier report."""
+    values = {field.name: row[field.name] for field in fields(Finding)}
+    return Finding(**{**values, "kind": Kind(row["kind"]), "repair": None})
 
 
 _BATCH_ROWS = 1000

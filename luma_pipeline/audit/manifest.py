@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntFlag
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from luma_pipeline.dataset import Dataset, PartitionFile
+from luma_pipeline.dataset import Dataset, Forgotten, PartitionFile
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
 from luma_pipeline.engine.earlier_videos import is_in_bucket
 from luma_pipeline.engine.partition import VIDEOS
@@ -57,6 +57,8 @@ class Flag(IntFlag):
     """Other rows have its key."""
     NO_DIGEST = 16
     NO_KEY = 32
+    FORGOTTEN = 64
+    """Its task has a tombstone."""
 
 
 class ManifestRow(NamedTuple):
@@ -108,13 +110,15 @@ class ManifestIndex:
     `seal` is called when all are added. Then `compare` takes the pages of a listing.
     """
 
-    def __init__(self, bucket: str, prefix: str) -> None:
+    def __init__(self, bucket: str, prefix: str, forgotten: Forgotten) -> None:
         self.bucket = bucket
+        self._forgotten = forgotten
         self._prefix = prefix
         self.partitions: list[PartitionSeen] = []
         self._keys, self._objects, self._copied_at = array("q"), array("q"), array("q")
         self._places, self._flags = array("Q"), array("B")
         self._other_keys = array("q")
+        self._other_buckets: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -172,6 +176,12 @@ class ManifestIndex:
         is_listed = (self.flags & np.uint8(Flag.ELSEWHERE | Flag.NO_KEY)) == 0
         self.flags[is_wrong & is_listed] |= np.uint8(Flag.LISTING)
 
+    def flag(self, keys: Iterable[str | None]) -> None:
+        """Flag the rows with these keys, to be read again."""
+        hashes = [each for key in keys for each in (hash(key), *(hash((name, key)) for name in self._other_buckets))]
+        if hashes:
+            self.flags[np.isin(self.keys, np.array(hashes, dtype=np.int64))] |= np.uint8(Flag.READING)
+
     def flagged(self, flags: Flag) -> int:
         """How many rows have one of the flags."""
         return int(np.count_nonzero(self.flags & np.uint8(flags)))
@@ -203,12 +213,15 @@ class ManifestIndex:
         return places[counts > 1]
 
     def _add(self, table: pa.Table, take: Callable[[ManifestRow, int, int], None]) -> None:
-        for row in rows_of(table, only_in_bucket=False):
+        is_gone = self._forgotten.among(table["task_id"]).tolist()
+        for row, is_forgotten in zip(rows_of(table, only_in_bucket=False), is_gone, strict=True):
             if row.status not in _IN_BUCKET:
                 if row.key and row.bucket == self.bucket:
                     self._other_keys.append(hash(row.key))
                 continue
-            flags, place = self._flags_of(row), place_of(row)
+            flags, place = self._flags_of(row) | (Flag.FORGOTTEN if is_forgotten else 0), place_of(row)
+            if row.bucket != self.bucket:
+                self._other_buckets.add(row.bucket)
             self._keys.append(row.key_hash(self.bucket))
             self._objects.append(hash((row.key, row.size_bytes, row.etag)))
             self._copied_at.append(microseconds(row.copied_at))

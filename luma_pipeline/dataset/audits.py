@@ -108,5 +108,5 @@ class Audits:
 def _time(text: str) -> datetime:
     found = datetime.fromisoformat(text)
     if found.tzinfo is None:
-        raise ValueError("a time without a zone")
+        raise ValueError(text)
     return found

@@ -69,7 +69,7 @@ def build_forget_job(
     """
 
     @dg.op(
-        name=instance.forget_name,
+        name=instance.forget_op_name,
         required_resource_keys={instance.dataset_key, instance.bucket_key, instance.source_key},
         description="Removes everything of some tasks, and keeps a tombstone for each.",
     )

@@ -77,8 +77,13 @@ class Instance:
 
     @property
     def forget_name(self) -> str:
-        """The job, and its op, that forgets tasks."""
+        """The job that forgets tasks."""
         return self.named("luma_forget")
+
+    @property
+    def forget_op_name(self) -> str:
+        """The op of the job that forgets tasks. Dagster takes no op and job of one name."""
+        return self.named("luma_forget_op")
 
     @property
     def schedule_name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -147,9 +148,16 @@ def test_the_report_says_where_and_what_and_duckdb_reads_it(
 
 
 def test_without_reading_the_listing_alone_finds_what_it_tells(scene: Scene) -> None:
-    by_reading = {"digest_differs", "other_task", "wrong_content_type"}
+    (Path(scene.root) / "_audit" / "last.json").unlink()
     summary = scene.audit(read_within_days=None)
+    by_reading = {"digest_differs", "other_task", "wrong_content_type"}
     assert found(scene.report(summary)) == {kind: names for kind, names in EXPECTED.items() if kind not in by_reading}
+
+
+def test_what_was_found_by_reading_stays_found_when_its_turn_is_over(scene: Scene) -> None:
+    assert found(scene.report(scene.audit())) == EXPECTED
+    for _ in range(2):
+        assert found(scene.report(scene.audit(read_within_days=None))) == EXPECTED
 
 
 def test_dates_leave_partitions_out_and_no_orphan_is_looked_for(scene: Scene) -> None:
@@ -254,3 +262,9 @@ def test_what_is_missing_or_unreadable_of_the_manifest_is_told_and_makes_no_orph
         assert found(scene.report(summary))["orphaned"] == ["ghost", "keyless", "well-1"]
     finally:
         file.write_bytes(content)
+
+
+def test_every_kind_is_on_the_page_with_its_severity() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    told = dict(re.findall(r"^\| `(\w+)` \| (error|warning|info) \|", page, re.MULTILINE))
+    assert told == {str(kind): str(kind.severity) for kind in Kind}

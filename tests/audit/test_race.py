@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luma_pipeline.dataset import AuditSummary
+from luma_pipeline.dataset import AuditSummary, Dataset, digest_of
 from luma_pipeline.engine.settings import RunOptions
 from tests.audit.scene import DAY, Scene, copied, found
 from tests.world import World
@@ -97,3 +97,20 @@ def test_a_run_over_the_same_partition_at_the_same_time_leaves_nothing_to_tell(s
     summary = audit_with(scene, lambda: scene.run(RunOptions(overwrite=True)), young_seconds=3600)
     assert scene.report(summary) == []
     assert found(scene.report(scene.audit())) == {}
+
+
+def test_a_task_that_is_forgotten_meanwhile_is_not_missing_and_what_is_left_of_it_later_is_told(scene: Scene) -> None:
+    tombstones = Dataset(url=scene.root).tombstones()
+
+    def forget() -> None:
+        tombstones.add([digest_of("a"), digest_of("b")])
+
+    scene.delete("a")
+    assert scene.report(audit_with(scene, forget)) == []
+    # The row of the first, and the object without a row of the second, as a backup may bring them back.
+    scene.edit(lambda rows: [row for row in rows if row["task_id"] != "b"])
+    rows = scene.report(scene.audit())
+    assert {(row["kind"], row["key"], row["task_id"]) for row in rows} == {
+        ("forgotten", "a/video.mp4", None),
+        ("forgotten", "b/video.mp4", None),
+    }

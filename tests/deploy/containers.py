@@ -143,8 +143,10 @@ class Containers:
         """A part of a command or file with this machine's paths, hosts and ports."""
         # Seconds here, half a minute there.
         text = text.replace("poll_interval_seconds: 30", "poll_interval_seconds: 2")
-        queue = "class: QueuedRunCoordinator"
-        text = text.replace(queue, f"{queue}\n  config: {{dequeue_interval_seconds: 1}}")
+        text = text.replace("user_code_failure_retry_delay: 10", "user_code_failure_retry_delay: 2")
+        queue = "class: QueuedRunCoordinator\n"
+        text = text.replace(f"{queue}  config:\n", f"{queue}  config:\n    dequeue_interval_seconds: 1\n")
+        text = text.replace(f"{queue}\n", f"{queue}  config: {{dequeue_interval_seconds: 1}}\n\n")
         text = re.sub(r"\b(4000|3000)\b", lambda found: str(self._ports[found[0]]), text)
         for name in self.services:
             text = text.replace(f"host: {name}", "host: 127.0.0.1")

@@ -18,10 +18,12 @@ import pyarrow as pa
 import pytest
 import yaml
 
+from luma_pipeline.audit import AuditSettings, audit_dataset
 from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
 from luma_pipeline.forget import ForgetRequest, ForgetSettings, forget_tasks
 from luma_pipeline.media import TransferConfig
+from luma_pipeline.orchestration.audit import LumaAuditConfig
 from luma_pipeline.orchestration.run_config import LumaRunConfig
 from luma_pipeline.sandbox.s3 import ObjectStore
 from tests.docs.pages import DOCS, PAGES, ROOT, Block, blocks
@@ -74,6 +76,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         patch.chdir(directory)
         world.submit(*((f"task-{number}", f"2024-12-24T0{number}:00:00Z") for number in range(5)))
         assert world.run("2024-12-24").success
+        audit_dataset(AuditSettings(str(directory / "data"), TransferConfig(bucket="my-videos")))
         forget_tasks(ForgetSettings("data", TransferConfig(bucket=world.bucket)), ForgetRequest.of(["forgotten"]))
         yield world
 
@@ -176,7 +179,9 @@ def test_attributes_in_yaml_load(block: Block) -> None:
 
 @pytest.mark.parametrize("block", of("yaml", "run config"))
 def test_a_run_config_is_one(block: Block) -> None:
-    LumaRunConfig(**yaml.safe_load(block.text)["ops"]["luma_pipeline"]["config"])
+    ((op, given),) = yaml.safe_load(block.text)["ops"].items()
+    kinds: dict[str, type[dg.Config]] = {"luma_pipeline": LumaRunConfig, "luma_audit_op": LumaAuditConfig}
+    kinds[op](**given["config"])
 
 
 @pytest.mark.parametrize("block", of("yaml", "run config of luma_forget"))

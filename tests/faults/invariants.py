@@ -171,7 +171,8 @@ def rows_of_each_task(look: Look, expected: Mapping[str, Expected]) -> Iterator[
 def _differences(what: str, found: Counter[Any], awaited: Counter[Any]) -> Iterator[str]:
     if found != awaited:
         more, fewer = found - awaited, awaited - found
-        yield f"{what} has {sum(found.values())} rows of {sum(awaited.values())}; too many {_some(more)}, missing {_some(fewer)}"
+        counts = f"{sum(found.values())} rows of {sum(awaited.values())}"
+        yield f"{what} has {counts}; too many {_some(more)}, missing {_some(fewer)}"
 
 
 def outcomes(look: Look, expected: Mapping[str, Expected]) -> Iterator[str]:
@@ -194,7 +195,7 @@ def digests(look: Look, expected: Mapping[str, Expected]) -> Iterator[str]:
         awaited = expected.get(row["task_id"], Expected("", None))
         if row["status"] not in _IN_BUCKET:
             if row["artifact"] not in awaited.lost:
-                yield f"digest: {row['artifact']} of {row['task_id']} is not there: {row['status']}, {row['error_code']}"
+                yield f"digest: {row['artifact']} of {row['task_id']} is {row['status']}: {row['error_code']}"
             continue
         found = look.objects.get(row["key"])
         if found is None:

@@ -1,4 +1,4 @@
-"""One round of the soak: tasks are submitted, runs are disturbed and killed, a quiet run follows, and all is looked at."""
+"""One round of the soak: runs are disturbed and killed, quiet runs follow, and all that is there is looked at."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
@@ -88,6 +88,8 @@ class Round:
     """A round in a directory of its own, with servers of its own over the stage's store and database."""
 
     seconds_to_stop = SECONDS_TO_STOP
+    patience_seconds = 20.0
+    """Seconds until the signal is sent although its event has not come. What stalls is a reason why it does not."""
 
     def __init__(self, stage: Stage, scenario: Scenario, directory: Path) -> None:
         self.stage = stage
@@ -254,7 +256,7 @@ class Round:
 
     # -- runs -------------------------------------------------------------------------------------------------------
 
-    def _environment(self, endpoint: str, **settings: str) -> dict[str, str]:
+    def _environment(self, endpoint: str, settings: Mapping[str, str]) -> dict[str, str]:
         secrets = self.stage.secrets
         return {
             **{name: os.environ[name] for name in _INHERITED if name in os.environ},
@@ -284,7 +286,11 @@ class Round:
         }
 
     def start(
-        self, endpoint: str, config: dict[str, Any] | None = None, kill: Kill | None = None, **settings: str
+        self,
+        endpoint: str,
+        config: dict[str, Any] | None = None,
+        kill: Kill | None = None,
+        settings: Mapping[str, str] | None = None,
     ) -> _Run:
         """A run over all days of the round."""
         self._runs += 1
@@ -293,7 +299,7 @@ class Round:
         order: dict[str, Any] = {
             "kind": "run",
             "name": f"{self.prefix} {name}",
-            "environment": self._environment(endpoint, **settings),
+            "environment": self._environment(endpoint, settings or {}),
             "log": str(self.directory / "logs" / f"{name}.log"),
             "first": self.days[0],
             "last": self.days[-1],
@@ -325,7 +331,7 @@ class Round:
                 proxy.trigger = run.trigger
                 runs.append(run)
             for run in runs:
-                self._see_to_the_end(run, attempt.patience_seconds)
+                self._see_to_the_end(run, self.patience_seconds)
         self.chaos.is_on = False
         for proxy in self._proxies:
             proxy.trigger = None
@@ -424,7 +430,7 @@ class Round:
 
     def quiet_run(self, **settings: str) -> str:
         """A run that nothing disturbs; its status."""
-        run = self.start(self.stage.store.endpoint_url, **settings)
+        run = self.start(self.stage.store.endpoint_url, settings=settings)
         if not run.process.wait(SECONDS_OF_A_QUIET_RUN):
             os.kill(run.process.pid, signal.SIGKILL)
             run.process.wait(SECONDS_TO_STOP)
@@ -476,7 +482,7 @@ class Round:
     # -- readers ----------------------------------------------------------------------------------------------------
 
     def _start_readers(self) -> None:
-        environment = self._environment(self.stage.store.endpoint_url, TMPDIR=str(self.directory / "tmp-readers"))
+        environment = self._environment(self.stage.store.endpoint_url, {"TMPDIR": str(self.directory / "tmp-readers")})
         self._readers = self.stage.forker.fork(
             {
                 "kind": "read",

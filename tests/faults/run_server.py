@@ -18,6 +18,7 @@ import sqlite3
 import sys
 import threading
 import traceback
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -106,40 +107,51 @@ def run(order: dict[str, Any]) -> None:
             Path(order["result"]).write_text(str(ended.status.value if ended is not None else None))
 
 
+@dataclass
+class LocalEvents:
+    """What a file that is opened, renamed or removed below a local root is to the run."""
+
+    root: str
+    _renamed: list[str] = field(default_factory=list)
+
+    def of(self, name: str, arguments: tuple[Any, ...]) -> str | None:
+        """The event that an audit event is; None for all others."""
+        if name == "os.rename":
+            return self._of_rename(os.fspath(arguments[1]))
+        if not isinstance(arguments[0], (str, os.PathLike)):
+            return None
+        path = str(os.fspath(arguments[0]))
+        if path in self._renamed:  # the folder, which is forced to disk after the file was renamed
+            self._renamed.remove(path)
+            return "after rename"
+        if not path.startswith(self.root) or not is_mark(path[len(self.root) + 1 :]):
+            return None
+        if name == "os.remove":
+            return "delete"
+        return "mark" if arguments[1] == "wb" else None
+
+    def _of_rename(self, target: str) -> str | None:
+        if not target.startswith(self.root):
+            return None
+        if "/_checkpoints/" in target:
+            return "checkpoint"
+        self._renamed.append(os.path.dirname(target))
+        return "before rename"
+
+
 def _signal_at(event: str, nth: int, kind: int, root: str, fired: str) -> None:
     """Send this process a signal at the nth event of a kind below a local root.
 
     CPython tells its audit hooks of each file that is opened, renamed or removed, just before it is done (PEP 578).
     """
-    renamed: list[str] = []
-    left = [nth]
-
-    def event_of(name: str, arguments: tuple[Any, ...]) -> str | None:
-        if name == "os.rename":
-            target = os.fspath(arguments[1])
-            if not target.startswith(root):
-                return None
-            if "/_checkpoints/" in target:
-                return "checkpoint"
-            renamed.append(os.path.dirname(target))
-            return "before rename"
-        if name == "open" and isinstance(arguments[0], (str, os.PathLike)):
-            path = os.fspath(arguments[0])
-            if path in renamed:
-                renamed.remove(path)
-                return "after rename"
-            if path.startswith(root) and arguments[1] == "wb" and is_mark(path[len(root) + 1 :]):
-                return "mark"
-        if name == "os.remove" and os.fspath(arguments[0]).startswith(root):
-            return "delete" if is_mark(os.fspath(arguments[0])[len(root) + 1 :]) else None
-        return None
+    events = LocalEvents(root)
+    left = nth
 
     def hook(name: str, arguments: tuple[Any, ...]) -> None:
-        if name not in {"os.rename", "open", "os.remove"} or not left[0]:
-            return
-        if event_of(name, arguments) == event:
-            left[0] -= 1
-            if not left[0]:
+        nonlocal left
+        if left and name in {"os.rename", "open", "os.remove"} and events.of(name, arguments) == event:
+            left -= 1
+            if not left:
                 Path(fired).touch()
                 os.kill(os.getpid(), kind)
 

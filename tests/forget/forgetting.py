@@ -25,7 +25,7 @@ def submit(world: World, *task_ids: str, day: str = DAY, **generation: Any) -> N
 def run_job(world: World, **config: Any) -> dg.ExecuteInProcessResult:
     """Run the job luma_forget."""
     job = world.component().definitions().resolve_job_def("luma_forget")
-    run_config = {"ops": {"luma_forget": {"config": config}}}
+    run_config = {"ops": {"luma_forget_op": {"config": config}}}
     return job.execute_in_process(instance=world.instance, run_config=run_config, raise_on_error=False)
 
 

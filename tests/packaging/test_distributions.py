@@ -101,3 +101,7 @@ def test_the_locks_name_no_index_and_no_machine() -> None:
         lines = (ROOT / name).read_text().splitlines()
         assert lines
         assert not [line for line in lines if not re.match(r"[a-z0-9-]+==[^ /]+( ; [^/]+)?$", line)], name
+    hashed = (ROOT / "requirements-hashed.lock").read_text().splitlines()
+    of_package = r"([a-z0-9-]+==[^ /]+( ; [^/]+)?|    --hash=sha256:[0-9a-f]{64})( \\)?$"
+    assert hashed
+    assert not [line for line in hashed if not re.match(of_package, line)]
