@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again benchmark-audit soak soak-prove properties coverage mutants verify-lock clean
+.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again benchmark-audit soak soak-prove properties coverage mutants verify-lock benchmark-shared-limit benchmark-scaling clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -113,6 +113,12 @@ benchmark-copy: benchmark-extra
 
 benchmark-backfill: $(READY)
 	$(BIN)/python -m benchmarks.backfill
+
+benchmark-shared-limit: $(READY)
+	$(BIN)/python -m benchmarks.shared_limit
+
+benchmark-scaling: $(READY)
+	$(BIN)/python -m benchmarks.scaling --measure
 
 benchmark-again: $(READY)
 	$(BIN)/python -m benchmarks.again

@@ -6,6 +6,7 @@ python docs/tables.py writes what has changed; a test tells whether that has bee
 from __future__ import annotations
 
 import re
+import runpy
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -20,6 +21,7 @@ from luma_pipeline.component.settings import TopSettings
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
 from luma_pipeline.orchestration.audit import LumaAuditConfig
 from luma_pipeline.orchestration.checks import check_specs
+from luma_pipeline.orchestration.forget import ForgetConfig
 from luma_pipeline.orchestration.run_config import LumaRunConfig
 
 PAGES = Path(__file__).parent
@@ -82,7 +84,7 @@ def checks_table() -> str:
     )
 
 
-def options_table(config: type[dg.Config]) -> str:
+def options_table(config: type[dg.Config] = LumaRunConfig) -> str:
     """What a single run can be told."""
     return _table(
         ("option", "default", "meaning"),
@@ -135,6 +137,12 @@ LOCATION 's3a://my-lake/luma/luma_videos'
 """
 
 
+def scaling_table() -> str:
+    """What `benchmarks/scaling.py` forecasts."""
+    table: Callable[[], str] = runpy.run_path(str(PAGES.parent / "benchmarks" / "scaling.py"))["table"]
+    return table()
+
+
 def _sql_columns(schema: pa.Schema) -> str:
     return ",\n".join(f"  `{field.name}` {_SQL_TYPES[field.type]}" for field in schema)
 
@@ -163,11 +171,13 @@ TABLES: Mapping[str, Callable[[], str]] = {
         ("column", "type", "meaning"),
         [(f"`{field.name}`", f"`{field.type}`", AUDIT_COLUMNS[field.name]) for field in AUDIT_SCHEMA],
     ),
+    "forget options": lambda: options_table(ForgetConfig),
     "luma_tasks": lambda: columns_table("luma_tasks"),
     "luma_generations": lambda: columns_table("luma_generations"),
     "luma_videos": lambda: columns_table("luma_videos"),
     "Athena": athena_table,
     "Spark SQL": spark_table,
+    "scaling": scaling_table,
 }
 
 

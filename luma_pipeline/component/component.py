@@ -51,6 +51,7 @@ from luma_pipeline.orchestration.resources.bucket import VideoBucket
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
 from luma_pipeline.orchestration.resources.provider import LumaProvider
 from luma_pipeline.orchestration.resources.source import LumaSource
+from luma_pipeline.orchestration.shared_limit import INSTANCE
 from luma_pipeline.orchestration.specs import asset_specs
 from luma_pipeline.s3.uploads import LARGEST_PART_COUNT
 
@@ -352,6 +353,11 @@ class LumaPipelineComponent(dg.Component, TopSettings):
                 ("provider", "batch_size"),
                 f"must not be set with the {name(('provider', 'dialect'))} {dialect}: it has no request for many tasks",
             )
+        if self.provider.shared_limit is not None and self.provider.requests_per_second is None:
+            yield Fault(
+                ("provider", "shared_limit"),
+                f"must be set only beside {name(('provider', 'requests_per_second'))}, which it shares among the runs",
+            )
         if videos.sse_kms_key_id is not None and not (videos.server_side_encryption or "").startswith("aws:kms"):
             yield Fault(
                 ("videos", "sse_kms_key_id"),
@@ -378,7 +384,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
         return {
             instance.source_key: _resource(
                 LumaSource,
-                "url",
+                ("url",),
                 url=source.url,
                 table=source.table,
                 id_column=source.id_column,
@@ -390,13 +396,14 @@ class LumaPipelineComponent(dg.Component, TopSettings):
             ),
             instance.provider_key: _resource(
                 LumaProvider,
-                "token",
+                ("token", "shared_limit"),
                 token=provider.token,
                 base_url=provider.base_url,
                 dialect=provider.dialect,
                 max_concurrency=provider.max_concurrency,
                 requests_per_second=provider.requests_per_second,
                 burst=provider.burst,
+                shared_limit=provider.shared_limit,
                 batch_size=0 if provider.batch_size == AUTO else provider.batch_size,
                 verify_task_id=provider.verify_task_id,
             ),
@@ -423,14 +430,14 @@ class LumaPipelineComponent(dg.Component, TopSettings):
 
 
 def _resource(
-    kind: type[dg.ConfigurableResource[Any]], secret: str, **settings: Any
+    kind: type[dg.ConfigurableResource[Any]], secrets: tuple[str, ...], **settings: Any
 ) -> dg.ConfigurableResource[Any] | dg.ResourceDefinition:
-    """The resource with these settings. Where the secret is plain text it is no part of the resource's config.
+    """The resource with these settings. Where a secret is plain text it is no part of the resource's config.
 
     Dagster shows the values of a resource's fields and keeps them in the snapshot of every run, secrets like others.
     Environment variables are kept by name, and stay config so that Dagster says which of them is missing.
     """
-    if isinstance(settings[secret], dg.EnvVar):
+    if all(settings[secret] in (None, INSTANCE) or isinstance(settings[secret], dg.EnvVar) for secret in secrets):
         return kind(**settings)
 
     def ready(context: dg.InitResourceContext) -> Iterator[Any]:

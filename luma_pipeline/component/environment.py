@@ -38,6 +38,8 @@ def read_environment(environment: Mapping[str, str], faults: list[Fault]) -> dic
             continue
         if path in _OR_NONE and text is not None and text.strip().lower() in {"", "none"}:
             inner[name] = None
+        elif text is not None and text.strip() and extra(info).get("dagster__is_secret"):
+            inner[name] = dg.EnvVar(ENVIRONMENT[path])
         elif text is not None and text.strip():
             try:
                 inner[name] = _parsed(info.annotation, text.strip())

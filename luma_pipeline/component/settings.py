@@ -21,6 +21,7 @@ from luma_pipeline.dataset import DatasetSettingsError, check_root
 from luma_pipeline.engine.settings import Policies
 from luma_pipeline.engine.windows import Frequency
 from luma_pipeline.gallery import settings as gallery
+from luma_pipeline.limit.account_table import AccountTable, SharedLimitSettingsError
 from luma_pipeline.luma import SPECS, ProviderConfig
 from luma_pipeline.luma.config import AUTO
 from luma_pipeline.luma.transport import parsed_base_url
@@ -29,6 +30,7 @@ from luma_pipeline.orchestration.assets import PipelineSettings
 from luma_pipeline.orchestration.audit import AuditPlan
 from luma_pipeline.orchestration.evaluations import Thresholds
 from luma_pipeline.orchestration.instance import Instance
+from luma_pipeline.orchestration.shared_limit import INSTANCE
 from luma_pipeline.s3.uploads import SMALLEST_PART_BYTES
 from luma_pipeline.source.table import SourceTable
 from luma_pipeline.source.times import nearest_zones
@@ -137,6 +139,16 @@ def _is_base_url(text: str) -> str:
     return text
 
 
+def _is_shared_limit(text: str) -> str:
+    if isinstance(text, dg.EnvVar) or text.strip().lower() == INSTANCE:
+        return text
+    try:
+        AccountTable(text).close()
+    except SharedLimitSettingsError as error:
+        raise ValueError(str(error).partition("(LUMA_SHARED_LIMIT) ")[2]) from None
+    return text
+
+
 def _is_root(text: str) -> str:
     if isinstance(text, dg.EnvVar):
         return text
@@ -234,6 +246,7 @@ CronText = Annotated[str, AfterValidator(_is_cron)]
 RootUrl = Annotated[
     str, WrapValidator(_kept_for_the_run), AfterValidator(_filled), AfterValidator(_is_root), _TEXT_OR_VARIABLE
 ]
+SharedLimitText = Annotated[str, WrapValidator(_kept_for_the_run), AfterValidator(_is_shared_limit), _TEXT_OR_VARIABLE]
 BaseUrl = Annotated[
     str, WrapValidator(_kept_for_the_run), AfterValidator(_filled), AfterValidator(_is_base_url), _TEXT_OR_VARIABLE
 ]
@@ -309,6 +322,13 @@ class ProviderSettings(SettingsGroup):
         "The provider's limit; found out if not set.",
     )
     burst: Count = _setting("LUMA_BURST", ProviderConfig.burst, "Requests that may leave at once under that limit.")
+    shared_limit: SharedLimitText | None = _setting(
+        "LUMA_SHARED_LIMIT",
+        None,
+        "SQLAlchemy URL of a database through which all runs of a token share `requests_per_second`. `instance`: the "
+        "one of the Dagster instance. If not set, each run has the limit to itself.",
+        secret=True,
+    )
     max_concurrency: Count = _setting(
         "LUMA_MAX_CONCURRENCY", ProviderConfig.max_concurrency, "Most requests under way at one moment."
     )
@@ -527,7 +547,7 @@ class TopSettings(SettingsGroup):
     pool: str | None = _setting(
         "LUMA_POOL",
         "luma_api",
-        "Concurrency pool of the op; null (variable: none): in no pool, as dagster-dask needs it. If not set, it "
+        "Concurrency pool of the op; null (variable: none): in no pool, for executors that know none. If not set, it "
         "begins with the name. Its limit is set by the Dagster instance.",
     )
     source: SourceSettings = Field(default_factory=SourceSettings, description=SourceSettings.__doc__)

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import NamedTuple, TypeVar
 
 from luma_pipeline.dataset import SWEEP_AFTER_SECONDS, Dataset
+from luma_pipeline.engine.client import SharedLimitReport, open_limiter
 from luma_pipeline.engine.generations import ResolvePolicy
 from luma_pipeline.engine.looks import VERIFIED_MARKS, Looks
 from luma_pipeline.engine.partition import (
@@ -37,6 +38,7 @@ from luma_pipeline.engine.resources import OpenResources
 from luma_pipeline.engine.settings import EngineSettings, RunOptions
 from luma_pipeline.engine.threads import finish, start
 from luma_pipeline.engine.videos import ManifestPolicy
+from luma_pipeline.limit import SharedRateLimiter
 from luma_pipeline.luma import LumaClient, LumaError
 from luma_pipeline.media import BucketError, MediaCopier
 from luma_pipeline.source.table import RowsOutside, SourceTable, SourceTableError
@@ -115,11 +117,15 @@ class PipelineRun:
         *,
         datasets: AbstractSet[str] = ALL_DATASETS,
         on_progress: Callable[[Progress], None] | None = None,
+        on_warning: Callable[[str], None] = _log.warning,
     ) -> None:
         self._settings = settings
         self._options = options
         self._datasets = datasets
         self._on_progress = on_progress
+        self._on_warning = on_warning
+        self._warnings: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._limiter: SharedRateLimiter | None = None
         self._counter = ProgressCounter()
         self._opened = OpenResources()
         self._copier: MediaCopier | None = None
@@ -158,6 +164,11 @@ class PipelineRun:
     def is_dry_run(self) -> bool:
         """Whether the run asks, copies and writes nothing."""
         return self._options.dry_run
+
+    @property
+    def shared_limit(self) -> SharedLimitReport | None:
+        """How the shared limit was kept; None without one."""
+        return None if self._limiter is None else SharedLimitReport(self._limiter.lost_seconds)
 
     @property
     def progress(self) -> Progress:
@@ -265,7 +276,9 @@ class PipelineRun:
         return Looks(dataset, policies.objects_checked, policies.verify_after_seconds, verify=self._options.verify)
 
     def _open_client(self) -> LumaClient:
-        return self._opened.keep_client(LumaClient(self._settings.provider))
+        settings = self._settings
+        self._limiter = open_limiter(settings.provider, settings.shared_limit, self._warnings.put)
+        return self._opened.keep_client(LumaClient(settings.provider, self._limiter))
 
     def _open_copier(self, links: ProviderLinks, *, overwrite: bool) -> MediaCopier:
         config = replace(self._settings.videos, overwrite=overwrite)
@@ -337,6 +350,8 @@ class PipelineRun:
                 on_report(ended.result)
 
     def _tell(self) -> None:
+        while not self._warnings.empty():
+            self._on_warning(self._warnings.get())
         if self._on_progress is not None:
             self._on_progress(self.progress)
 

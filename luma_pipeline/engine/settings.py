@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from luma_pipeline.luma import ProviderConfig
 from luma_pipeline.media import DEFAULT_LINK_PREFERENCE, Artifact, LinkSource, TransferConfig
@@ -44,6 +44,8 @@ class EngineSettings:
     videos: The bucket of the videos, and how they are copied.
     data_url: Root of the Parquet datasets: a folder or s3://bucket/prefix.
     policies: How every run decides.
+    shared_limit: SQLAlchemy URL of the database through which runs share `provider.requests_per_second`; None: each
+        run has it to itself.
     """
 
     source: SourceTable
@@ -51,6 +53,7 @@ class EngineSettings:
     videos: TransferConfig
     data_url: str
     policies: Policies = Policies()
+    shared_limit: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from luma_pipeline.limit.adaptive import AdaptiveRateLimiter
 from luma_pipeline.limit.gate import RateLimiter, RateLimitGate
+from luma_pipeline.limit.shared import SharedRateLimiter
 from luma_pipeline.limit.token_bucket import TokenBucket
 
-__all__ = ["AdaptiveRateLimiter", "RateLimitGate", "RateLimiter", "TokenBucket"]
+__all__ = ["AdaptiveRateLimiter", "RateLimitGate", "RateLimiter", "SharedRateLimiter", "TokenBucket"]

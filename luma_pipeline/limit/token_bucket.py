@@ -23,6 +23,8 @@ class TokenBucket:
     """What is left of the rate after a refusal. Refusals within a second count once."""
     RISE = 0.0005
     """What the rate regains in a second, as a share of `requests_per_second`."""
+    LEAST = 0.1
+    """The share of the rate that refusals leave at least."""
     DEAF = 1.0
 
     def __init__(self, requests_per_second: float, burst: int = 1, clock: Callable[[], float] = time.monotonic) -> None:
@@ -63,7 +65,7 @@ class TokenBucket:
             if retry_after is not None:
                 self._next = max(self._next, now + retry_after)
             if self._share == 1.0 or now - self._changed_at > self.DEAF:
-                self._share = max(0.1, self.FALL * self._share_at(now))
+                self._share = max(self.LEAST, self.FALL * self._share_at(now))
                 self._changed_at = now
 
     def _share_at(self, now: float) -> float:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import NamedTuple
 
-from luma_pipeline.limit import AdaptiveRateLimiter, RateLimitGate, TokenBucket
+from luma_pipeline.limit import AdaptiveRateLimiter, RateLimiter, RateLimitGate, SharedRateLimiter, TokenBucket
 from luma_pipeline.luma.access import AccessGuard
 from luma_pipeline.luma.attempts import Attempts, CancelledError, Requester, RetryBudget
 from luma_pipeline.luma.batch import Batches
@@ -48,7 +48,8 @@ _SHOWN_ID = 80
 class LumaClient:
     """Asks the provider for generations: few threads, one shared rate limit, retries, and a `TaskResult` for each task.
 
-    A context manager. Thread-safe: several `fetch` calls at a time share the threads and the rate limit.
+    A context manager. Thread-safe: several `fetch` calls at a time share the threads and the rate limit. `limiter`
+    takes the place of the one that `requests_per_second` and `burst` make, and is closed with the client.
 
         with LumaClient(ProviderConfig(token=token)) as client:
             for result in client.fetch(task_ids):
@@ -58,7 +59,7 @@ class LumaClient:
         ValueError: `base_url` is no plain http(s) address. Other settings are checked by `ProviderConfig`.
     """
 
-    def __init__(self, config: ProviderConfig) -> None:
+    def __init__(self, config: ProviderConfig, limiter: RateLimiter | SharedRateLimiter | None = None) -> None:
         self._config = config
         self._reader = _Reader(config.spec, config.token)
         self._transport = HttpTransport(
@@ -74,13 +75,16 @@ class LumaClient:
             deadline=config.deadline,
             max_body_bytes=config.max_body_bytes,
         )
-        rate = config.requests_per_second
+        if limiter is None:
+            rate = config.requests_per_second
+            limiter = AdaptiveRateLimiter() if rate is None else TokenBucket(rate, config.burst)
+        self._limiter = limiter
         host = self._transport.host
         self._stop = StopSignal()
         self._requester = Requester(
             self._transport,
             self._reader.read,
-            RateLimitGate(AdaptiveRateLimiter() if rate is None else TokenBucket(rate, config.burst), self._stop),
+            RateLimitGate(limiter, self._stop),
             CircuitBreaker(config.unavailable_after, config.unavailable_seconds, host),
             AccessGuard(host, config.unavailable_after),
             self._stop,
@@ -198,7 +202,7 @@ class LumaClient:
     def close(self) -> None:
         """Stop everything at once: requests under way are cut, and whoever waits for results gets ClientClosedError.
 
-        Takes two seconds at most, whatever the provider does.
+        Takes three seconds at most, whatever the provider does.
         """
         error = self._stop.close()
         with self._jobs_lock:
@@ -206,6 +210,8 @@ class LumaClient:
                 job.fail(error)
         self._transport.close()
         self._pool.close(_CLOSE_SECONDS)
+        if isinstance(self._limiter, SharedRateLimiter):
+            self._limiter.close()
 
     # Handing results over.
 

@@ -147,9 +147,12 @@ class LumaRun:
                 self.bucket.config(),
                 self.dataset.url,
                 self.settings.policies,
+                self.provider.shared_limit_url(context.instance),
             )
             work = _AssetRun(self)
-            run = PipelineRun(engine, _options(self.config), datasets=frozenset(selected), on_progress=work.tell)
+            run = PipelineRun(
+                engine, _options(self.config), datasets=frozenset(selected), on_progress=work.tell, on_warning=work.warn
+            )
             failures = work.do(run)
             if failures:
                 raise PartitionsFailedError(failures, len(context.partition_keys))
@@ -186,12 +189,16 @@ class _AssetRun:
             failures = engine.do(left, self._report)
             for key, error in failures.items():
                 context.log.error(f"partition {key} failed", exc_info=error)
-        _tag(context, self._instance, engine.progress, len(failures))
+        _tag(context, self._instance, engine, len(failures))
         return failures
 
     def tell(self, progress: Progress) -> None:
         """Say in the log how far the run is."""
         self._context.log.info(str(progress))
+
+    def warn(self, message: str) -> None:
+        """Say in the log what somebody should look at."""
+        self._context.log.warning(message)
 
     def _report(self, report: PartitionReport) -> None:
         if report.is_plan:
@@ -251,9 +258,10 @@ def _options(config: LumaRunConfig) -> RunOptions:
     )
 
 
-def _tag(context: dg.AssetExecutionContext, instance: Instance, progress: Progress, failed: int) -> None:
+def _tag(context: dg.AssetExecutionContext, instance: Instance, engine: PipelineRun, failed: int) -> None:
     """Put the run's numbers into its tags, added to those of earlier tries: the list of runs is filtered by them."""
     run = context.instance.get_run_by_id(context.run_id)
+    progress, shared_limit = engine.progress, engine.shared_limit
     earlier = run.tags if run is not None and context.retry_number else {}
     counts = {
         instance.tag("partitions_done"): progress.partitions_done,
@@ -261,7 +269,10 @@ def _tag(context: dg.AssetExecutionContext, instance: Instance, progress: Progre
         instance.tag("copied"): progress.copied,
     }
     tags = {name: str(count + int(earlier.get(name, 0))) for name, count in counts.items()}
-    context.instance.add_run_tags(context.run_id, {**tags, instance.tag("partitions_failed"): str(failed)})
+    tags[instance.tag("partitions_failed")] = str(failed)
+    if shared_limit is not None:
+        tags[instance.tag("shared_limit")] = str(shared_limit)
+    context.instance.add_run_tags(context.run_id, tags)
 
 
 def _partition(definition: dg.PartitionsDefinition[str], key: str) -> Partition:

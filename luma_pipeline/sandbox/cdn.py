@@ -58,11 +58,13 @@ class CdnServer:
     `publish(task_id)` puts a task's sample files under paths like the real CDN's: nothing in them tells the task, and
     the thumbnail's has no extension. Paths are the same at every start. `sign(url, ...)` gives the same file behind a
     presigned storage link on another host name, answered 403 once it has expired, when it is altered, and to HEAD, as
-    S3 does with a link signed for GET. `clock` gives the time, aware.
+    S3 does with a link signed for GET. `clock` gives the time, aware. `bytes_per_second` (None: no limit) is what each
+    connection gets, and may be set at any time.
     """
 
     def __init__(self, *, port: int = 0, clock: Callable[[], datetime] = utc_now):
         self.clock = clock
+        self.bytes_per_second: float | None = None
         self._server = HttpServer(self._answer, port=port)
         self._media: dict[str, _Media] = {}
         self._lock = threading.Lock()
@@ -185,7 +187,7 @@ class CdnServer:
         )
         with self._lock:
             self._requests.append(record)
-        return answer
+        return replace(answer, drip_bytes_per_second=self.bytes_per_second)
 
     def _media_answer(self, request: Request, media: _Media | None) -> Answer:
         if request.method not in {"GET", "HEAD"}:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
+import time
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +17,14 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
+from luma_pipeline.dataset import Dataset
+from luma_pipeline.sandbox.provider import Generation, RateLimit
 from tests.deploy.containers import BIN, DEPLOY
-from tests.deploy.deployment import Deployment, running_deployment
+from tests.deploy.deployment import ASSETS, Deployment, running_deployment
+from tests.e2e.process_group import ProcessGroup
 from tests.ports import free_ports
 from tests.programs import program
+from tests.waiting import wait_until
 
 FOLDER = DEPLOY / "celery"
 BASE = DEPLOY / "docker-compose"
@@ -130,3 +140,145 @@ def test_a_run_may_end_when_a_worker_is_asked_to_stop(deployment: Deployment) ->
     deployment.world.provider.latency_seconds = 0.0
     deployment.containers.start("worker")
     deployment.containers.wait_until_healthy()
+
+
+# -- two machines -----------------------------------------------------------------------------------------------------
+
+RATE = 25.0
+DAYS, TASKS = 8, 100
+
+
+class Machine:
+    """A worker on a machine of its own: it has no file, folder and name in common with the rest of the deployment."""
+
+    def __init__(self, deployment: Deployment, directory: Path) -> None:
+        containers = deployment.containers
+        here = containers.home.parent
+        self._root = directory / "opt"
+        shutil.copytree(here, self._root)
+        for file in (self._root / "dagster_home").glob("*.yaml"):
+            file.write_text(file.read_text().replace(str(here), str(self._root)))
+        self._logs = directory / "logs"
+        (directory / "tmp").mkdir()
+        own = {
+            "DAGSTER_HOME": str(self._root / "dagster_home"),
+            "HOSTNAME": "second",
+            "HOME": str(directory),
+            "TMPDIR": str(directory / "tmp"),
+        }
+        self._environment = containers.environment | own
+        self._command = [*services()["worker"]["command"], "--hostname=celery@second"]
+        self._group: ProcessGroup | None = None
+
+    def start(self) -> None:
+        self._group = ProcessGroup(
+            {"worker": self._command}, env=self._environment, directory=self._root, logs=self._logs
+        )
+        self._group.__enter__()
+
+    def lose(self) -> None:
+        """SIGKILL for everything on it."""
+        if self._group is not None:
+            self._group.__exit__(None, None, None)
+            self._group = None
+
+    def log_tail(self) -> str:
+        return self._group.log_tail() if self._group is not None else ""
+
+
+@contextmanager
+def source_table(url: sa.URL, deployment: Deployment, keys: list[str]) -> Iterator[list[str]]:
+    """The source table in PostgreSQL, since machines have no file in common; gives the IDs of its tasks."""
+    ids = [f"{key}-{number}" for key in keys for number in range(TASKS)]
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("CREATE TABLE two_machines (task_id TEXT, submitted_at TIMESTAMPTZ)")
+        insert = sa.text("INSERT INTO two_machines VALUES (:id, :at)")
+        connection.execute(insert, [{"id": task_id, "at": f"{task_id[:10]} 12:00:00+00"} for task_id in ids])
+    for task_id in ids:
+        deployment.world.provider.add(replace(Generation(task_id).published(deployment.world.cdn)))
+    yield ids
+    with engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE two_machines")
+
+
+@pytest.fixture
+def two_machines(
+    tmp_path_factory: pytest.TempPathFactory, postgres_server: sa.URL, redis: str
+) -> Iterator[tuple[Deployment, Machine]]:
+    dagster = {name: service for name, service in services().items() if name not in {"postgres", "redis"}}
+    settings = {
+        "DAGSTER_CELERY_BROKER_URL": f"{redis}/2",
+        "DAGSTER_CELERY_BACKEND_URL": f"{redis}/3",
+        "LUMA_SOURCE_URL": postgres_server.render_as_string(hide_password=False),
+        "LUMA_SOURCE_TABLE": "two_machines",
+        "LUMA_DATA_URL": "s3://lake/luma",
+        "LUMA_PARTITIONS_PER_RUN": "2",
+        "LUMA_REQUESTS_PER_SECOND": str(RATE),
+        "LUMA_SHARED_LIMIT": "instance",
+    }
+    directory = tmp_path_factory.mktemp("two-machines")
+    with running_deployment(dagster, BASE, directory / "first", postgres_server, settings) as running:
+        running.world.store.create_bucket("lake")
+        second = Machine(running, directory / "second")
+        second.start()
+        try:
+            yield running, second
+        finally:
+            second.lose()
+
+
+@pytest.mark.deployment
+def test_a_backfill_over_two_machines_loses_nothing_when_one_is_lost(
+    two_machines: tuple[Deployment, Machine], postgres_server: sa.URL
+) -> None:
+    deployment, second = two_machines
+    client, provider = deployment.containers.client, deployment.world.provider
+    # What stands still on a busy machine comes at once then: a second's requests are no breach.
+    provider.rate_limit = RateLimit(RATE, burst=int(RATE))
+    provider.latency_seconds = 0.2
+    keys = [(date(2025, 1, 1) + timedelta(days=number)).isoformat() for number in range(DAYS)]
+    with source_table(postgres_server, deployment, keys) as ids:
+        backfill = client.launch_backfill(ASSETS, keys)
+        # Both have runs, and each run has answers that it has kept.
+        wait_until(lambda: provider.total, lambda total: total > 0.7 * len(ids), timeout=180, or_tell=second.log_tail)
+        workers = hosts_of(deployment)
+        second.lose()
+        lost_at = time.time()
+        time.sleep(3)
+        second.start()
+        ended = wait_until(
+            lambda: client.backfill(backfill),
+            lambda found: found.is_finished,
+            timeout=300,
+            or_tell=deployment.containers.log_tail,
+        )
+    assert len(workers) == 2
+    assert ended.status == "COMPLETED_SUCCESS", ended
+    assert sum(run.status == "FAILURE" for run in client.runs()) >= 1
+    assert {f"{task_id}/video.mp4" for task_id in ids} == deployment.world.object_keys()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in deployment.world.store.environment().items():
+            patch.setenv(name, value)
+        rows = rows_of(Dataset(url="s3://lake/luma"), "luma_generations", keys)
+    assert Counter(rows) == Counter(ids)
+    # A kill costs what was answered in the last ten seconds, and what was on its way.
+    asked = [request for request in provider.requests if request.status == 200]
+    lately = {task_id for request in asked if lost_at - 12 < request.at <= lost_at for task_id in request.task_ids}
+    twice = {task_id for task_id, count in Counter(id_ for one in asked for id_ in one.task_ids).items() if count > 1}
+    assert twice <= lately
+    assert provider.count_status(429) < 0.02 * provider.total
+
+
+def hosts_of(deployment: Deployment) -> set[str]:
+    """The workers that runs under way are with, as the launcher's log of events says."""
+    with deployment.instance() as instance:
+        launcher: Any = instance.run_launcher
+        active = launcher.celery.control.inspect(timeout=5).active() or {}
+    return {name for name, tasks in active.items() if tasks}
+
+
+def rows_of(dataset: Dataset, name: str, keys: list[str]) -> list[str]:
+    """The task IDs of a dataset's rows."""
+    tables = [dataset.partition(name, f"date={key}").read(["task_id"]) for key in keys]
+    return [task_id for table in tables for task_id in table["task_id"].to_pylist()]

@@ -18,6 +18,8 @@ from tests.deploy.deployment import LOGS_BUCKET, Deployment, running_deployment
 
 FOLDER = DEPLOY / "docker-compose"
 COMPOSE = FOLDER / "compose.yaml"
+# What stands in luma.env.example as a proposal.
+SHARED = {"LUMA_REQUESTS_PER_SECOND": "100", "LUMA_SHARED_LIMIT": "instance"}
 ROOT = DEPLOY.parent
 
 pytestmark = pytest.mark.timeout(420)
@@ -91,7 +93,7 @@ def test_only_this_machine_reaches_the_ui() -> None:
 def deployment(tmp_path_factory: pytest.TempPathFactory, postgres_server: sa.URL) -> Iterator[Deployment]:
     dagster = {name: service for name, service in services().items() if name != "postgres"}
     directory = tmp_path_factory.mktemp("compose")
-    with running_deployment(dagster, FOLDER, directory, postgres_server, {}) as running:
+    with running_deployment(dagster, FOLDER, directory, postgres_server, SHARED) as running:
         yield running
 
 
@@ -111,14 +113,17 @@ def test_a_run_succeeds_and_everything_it_leaves_is_in_postgresql_and_s3(deploym
 
 
 @pytest.mark.deployment
-def test_a_second_run_waits_in_the_queue_for_the_pool(deployment: Deployment) -> None:
-    first = deployment.begin("2025-02-01", days=1, seconds_an_answer=3.0)
-    deployment.wait_until_asked()
-    second = deployment.begin("2025-02-03", days=1, seconds_an_answer=3.0)
-    assert deployment.wait_for(first, "SUCCESS", "FAILURE").status == "SUCCESS"
-    assert deployment.wait_for(second, "SUCCESS", "FAILURE").status == "SUCCESS"
+def test_two_runs_at_once_share_the_limit(deployment: Deployment) -> None:
+    runs = [deployment.begin(first, days=1, tasks=60, seconds_an_answer=2.0) for first in ("2025-02-01", "2025-02-03")]
+    ended = [deployment.wait_for(run_id, "SUCCESS", "FAILURE") for run_id in runs]
+    assert [run.status for run in ended] == ["SUCCESS", "SUCCESS"]
+    first, second = runs
     began = deployment.ask_postgres(f"SELECT start_time FROM runs WHERE run_id = '{second}'")
-    assert began >= deployment.ask_postgres(f"SELECT end_time FROM runs WHERE run_id = '{first}'")
+    assert began < deployment.ask_postgres(f"SELECT end_time FROM runs WHERE run_id = '{first}'")
+    assert deployment.ask_postgres("SELECT count(*) FROM luma_pipeline_limits") == 1
+    with deployment.instance() as instance:
+        kept = [instance.get_run_by_id(run_id) for run_id in runs]
+    assert [run.tags["luma/shared_limit"] for run in kept if run is not None] == ["kept", "kept"]
 
 
 @pytest.mark.deployment
@@ -174,7 +179,7 @@ def test_the_instance_has_limits_monitoring_retries_and_retention(deployment: De
         assert type(instance.event_log_storage).__module__.startswith("dagster_postgres")
         assert type(instance.schedule_storage).__module__.startswith("dagster_postgres")
         concurrency = instance.get_concurrency_config()
-        assert concurrency.pool_config.default_pool_limit == 1
+        assert concurrency.pool_config.default_pool_limit is None
         assert concurrency.run_queue_config is not None
         assert concurrency.run_queue_config.max_concurrent_runs == 4
         assert instance.run_monitoring_enabled

@@ -21,6 +21,8 @@ import yaml
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 from dagster._core.launcher import LaunchRunContext
 
+from luma_pipeline.limit.account_table import AccountTable
+from luma_pipeline.orchestration.shared_limit import shared_limit_url
 from tests.deploy.containers import DEPLOY, postgres_environment
 
 VALUES = DEPLOY / "kubernetes" / "values.yaml"
@@ -257,11 +259,19 @@ def test_the_code_servers_probes_wait_longer_than_a_health_check_takes() -> None
 
 def test_the_instance_is_the_one_of_the_other_deployments(instance: dg.DagsterInstance) -> None:
     assert type(instance.run_storage).__module__.startswith("dagster_postgres")
-    pools = instance.get_concurrency_config().pool_config
-    assert (pools.default_pool_limit, pools.pool_granularity and pools.pool_granularity.value) == (1, "run")
+    assert instance.get_concurrency_config().pool_config.default_pool_limit is None
     assert instance.run_monitoring_enabled
     assert instance.run_launcher.supports_check_run_worker_health
     assert (instance.run_retries_max_retries, instance.run_retries_retry_on_asset_or_op_failure) == (2, False)
+
+
+def test_runs_reach_the_database_of_their_shared_limit(job: dict[str, Any], instance: dg.DagsterInstance) -> None:
+    url = shared_limit_url("instance", instance)
+    assert url is not None
+    assert sa.make_url(url).drivername == values()["postgresql"]["postgresqlScheme"]
+    AccountTable(url).change("a" * 64, lambda state, _: (state, None))
+    [container] = pod(job)["containers"]
+    assert [variable["name"] for variable in container["env"] if "valueFrom" in variable] == ["DAGSTER_PG_PASSWORD"]
 
 
 def test_one_key_of_the_instance_is_not_written_twice() -> None:

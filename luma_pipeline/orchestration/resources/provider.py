@@ -5,10 +5,15 @@ from __future__ import annotations
 import dagster as dg
 from pydantic import Field
 
+from luma_pipeline.engine.client import open_limiter
 from luma_pipeline.luma import LumaClient, ProviderConfig, spec_named
 from luma_pipeline.luma.config import AUTO
+from luma_pipeline.orchestration.shared_limit import shared_limit_url
 
 __all__ = ["LumaProvider"]
+
+_OTHERS = frozenset({"dialect", "shared_limit"})
+"""Settings that are none of `ProviderConfig`."""
 
 
 class LumaProvider(dg.ConfigurableResource):  # type: ignore[type-arg]
@@ -27,6 +32,13 @@ class LumaProvider(dg.ConfigurableResource):  # type: ignore[type-arg]
     )
     burst: int = Field(
         default=ProviderConfig.burst, description="Requests that may leave at once under requests_per_second."
+    )
+    shared_limit: str | None = Field(
+        default=None,
+        repr=False,
+        json_schema_extra={"dagster__is_secret": True},
+        description="SQLAlchemy URL of a database through which all runs share requests_per_second; `instance`: that "
+        "of the Dagster instance.",
     )
     batch_size: int | None = Field(
         default=None,
@@ -50,11 +62,22 @@ class LumaProvider(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def config(self) -> ProviderConfig:
         """The client's settings. Raises InvalidSettingError for one out of range."""
-        settings = {name: getattr(self, name) for name in type(self).model_fields if name != "dialect"}
+        settings = {name: getattr(self, name) for name in type(self).model_fields if name not in _OTHERS}
         if self.batch_size == 0:
             settings["batch_size"] = AUTO
         return ProviderConfig(**settings, spec=spec_named(self.dialect))
 
-    def client(self) -> LumaClient:
-        """A client for one run, to be closed by its `with` block. Raises as `config`."""
-        return LumaClient(self.config())
+    def client(self, instance: dg.DagsterInstance | None = None) -> LumaClient:
+        """A client for one run, to be closed by its `with` block. It keeps the shared limit, if there is one.
+
+        `instance` is needed where `shared_limit` is `instance`. Raises as `config`, and SharedLimitSettingsError.
+        """
+        config = self.config()
+        return LumaClient(config, open_limiter(config, self.shared_limit_url(instance)))
+
+    def shared_limit_url(self, instance: dg.DagsterInstance | None) -> str | None:
+        """The URL of the database through which runs share the limit; None where they share none.
+
+        Raises SharedLimitSettingsError: the setting is `instance`, and there is none that could be used.
+        """
+        return shared_limit_url(self.shared_limit, instance)
