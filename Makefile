@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again benchmark-audit soak soak-prove properties coverage mutants verify-lock benchmark-shared-limit benchmark-scaling benchmark clean
+.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again benchmark-audit soak soak-prove properties coverage mutants verify-lock benchmark-shared-limit benchmark-scaling benchmark benchmark-limit clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -111,6 +111,9 @@ benchmark-extra: $(READY)
 
 benchmark-resolve: benchmark-extra
 	$(BIN)/python -m benchmarks.resolve
+
+benchmark-limit: $(READY)
+	$(BIN)/python -m benchmarks.limit
 
 benchmark-copy: benchmark-extra
 	$(BIN)/python -m benchmarks.copy
