@@ -346,9 +346,9 @@ def test_a_dataset_of_an_earlier_version_is_told_as_not_judged_until_a_check_is_
         for evaluation in found.values():
             assert (evaluation.metadata["not_yet_judged"].value, evaluation.passed) == (3, True)
             assert "3 partitions of an earlier version are not yet judged" in (evaluation.description or "")
-    found = checked(world, execute(world, "schema_drift"))["schema_drift"]
-    assert (named(found), found.metadata["partitions"].value) == ([OTHER_DAY], 4)
-    assert "not_yet_judged" not in found.metadata
+    drift = checked(world, execute(world, "schema_drift"))["schema_drift"]
+    assert (named(drift), drift.metadata["partitions"].value) == ([OTHER_DAY], 4)
+    assert "not_yet_judged" not in drift.metadata
     assert verdict_names(world)[:3] == before
     assert "not_yet_judged" not in checked(world, world.run(DAY))["schema_drift"].metadata
 
