@@ -10,6 +10,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.dataset import Dataset
 from tests.audit.scene import DAY, Scene
 from tests.settings import component_with
@@ -124,6 +125,9 @@ def test_the_names_are_those_of_the_instance_and_the_schedule_is_off_unless_aske
     assert isinstance(schedule, dg.ScheduleDefinition)
     assert (schedule.cron_schedule, schedule.execution_timezone) == ("0 0 * * 0", "Asia/Tokyo")
     assert schedule.default_status is dg.DefaultScheduleStatus.RUNNING
+    assert (
+        LumaPipelineComponent.from_environment({"LUMA_AUDIT_READ_WITHIN_DAYS": "none"}).audit.read_within_days is None
+    )
     context = dg.build_schedule_context()
     (request,) = schedule.evaluate_tick(context).run_requests or ()
     assert request.run_config == {"ops": {"luma_audit_op": {"config": {"repair": True}}}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 
@@ -127,3 +128,16 @@ def test_nothing_is_deleted_where_manifests_are_gone_or_are_those_of_another_buc
     summary = scene.audit(DELETE, data_url=f"{scene.root}-of-another")
     assert any("LUMA_DATA_URL" in problem for problem in summary.problems)
     assert scene.keys() == keys
+
+
+def test_manifests_on_s3_are_read_repaired_and_reported_beside_them(scene: Scene) -> None:
+    scene.client.create_bucket(Bucket="lake")
+    root = Path(scene.root)
+    for file in root.rglob("*.parquet"):
+        scene.client.upload_file(str(file), "lake", f"luma/{file.relative_to(root)}")
+    scene.delete("gone")
+    for expected in ({"missing": 1}, {}):
+        summary = scene.audit(REPAIR, data_url="s3://lake/luma")
+        assert (summary.counts, summary.repaired, summary.problems) == (expected, expected, ())
+        keys = {item["Key"] for item in scene.client.list_objects_v2(Bucket="lake", Prefix="luma/")["Contents"]}
+        assert {summary.path.removeprefix("lake/"), "luma/_audit/last.json", "luma/_audit/hand.json"} <= keys
