@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again benchmark-audit soak soak-prove properties coverage mutants verify-lock benchmark-shared-limit benchmark-scaling clean
+.PHONY: demo dev sandbox test test-deployments lint types definitions check hooks image docs docs-serve docs-tables docs-pictures lock test-lowest benchmark-extra benchmark-resolve benchmark-copy benchmark-backfill benchmark-again benchmark-audit soak soak-prove properties coverage mutants verify-lock benchmark-shared-limit benchmark-scaling benchmark benchmark-limit clean
 
 demo: $(READY)
 	$(BIN)/luma-pipeline demo
@@ -102,11 +102,18 @@ lock:
 verify-lock: $(READY)
 	$(BIN)/python -m tests.packaging.installed_packages
 
+# All of them, in half an hour, into benchmarks/RESULTS.md. Needs a quiet machine, and nginx.
+benchmark: benchmark-extra
+	$(BIN)/python -m benchmarks
+
 benchmark-extra: $(READY)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[benchmark]'
 
 benchmark-resolve: benchmark-extra
 	$(BIN)/python -m benchmarks.resolve
+
+benchmark-limit: $(READY)
+	$(BIN)/python -m benchmarks.limit
 
 benchmark-copy: benchmark-extra
 	$(BIN)/python -m benchmarks.copy

@@ -17,15 +17,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "mutants"
-ANSWERS = ["tests/luma/test_responses.py", "tests/luma/test_wrappers.py", "tests/luma/test_response_details.py"]
-FLATTEN = ["tests/luma/test_flatten.py", "tests/luma/test_stored_answers.py"]
-DATASET = ["tests/dataset/test_dataset.py", "tests/dataset/test_partition_files.py"]
+ANSWERS = ["tests/luma/test_responses.py", "tests/luma/test_wrappers.py"]
+FLATTEN = ["tests/luma/test_flatten.py", "tests/pipeline/test_reflatten.py"]
+DATASET = ["tests/dataset/test_dataset.py"]
 MODULES: dict[str, list[str]] = {
     "luma/response_rules.py": ANSWERS,
     "luma/responses.py": ANSWERS,
     "luma/flatten.py": FLATTEN,
     "luma/stored_answers.py": FLATTEN,
-    "luma/timestamps.py": [*FLATTEN, "tests/source/test_source_times.py"],
+    "luma/timestamps.py": ["tests/luma/test_flatten.py", "tests/properties/test_times.py"],
     "luma/links.py": ["tests/luma/test_another_provider.py", "tests/luma/test_dialect.py"],
     "luma/spec.py": ["tests/luma/test_another_provider.py", "tests/luma/test_dialect.py", "tests/luma/test_batch.py"],
     "luma/results.py": ["tests/luma/test_task_ids.py", *FLATTEN],

@@ -53,7 +53,7 @@ def audit_dataset(
     What cannot be looked at is among the `problems` of the summary, with the rest done. Ctrl-C stops within ten
     seconds, whatever stalls; what was repaired and read by then stays so. `tell` is called in another thread.
 
-    Memory: about 100 bytes a row of the manifests, whatever is found.
+    Memory: about 155 bytes a row of the manifests, whatever is found.
 
     Raises:
         DatasetError: The root cannot be listed or written.

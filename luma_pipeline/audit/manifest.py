@@ -1,8 +1,9 @@
 """The audit's room: all rows of the manifests in few bytes each, and where a row can be read again.
 
 A row is held as hashes: 8 bytes of its key, 8 of key, size and ETag together, 8 of its digest, 8 of its time, and what
-numpy needs to find it. That is about 65 bytes a row. Python's hash of a text is keyed anew in each process, so nobody
-can choose keys that collide; of a million keys two collide by chance once in 30 million audits.
+numpy needs to find it: 155 bytes a row at the peak, while they are sorted (`benchmarks/audit.py`). Python's hash of a
+text is keyed anew in each process, so nobody can choose keys that collide; of a million keys two collide by chance once
+in 30 million audits.
 """
 
 from __future__ import annotations

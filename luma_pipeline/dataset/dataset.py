@@ -10,6 +10,7 @@ from pathlib import Path
 from luma_pipeline.dataset.audits import Audits
 from luma_pipeline.dataset.checkpoints import Checkpoints
 from luma_pipeline.dataset.errors import DatasetSettingsError
+from luma_pipeline.dataset.learnt_limits import LearntLimits
 from luma_pipeline.dataset.local_storage import LocalStorage
 from luma_pipeline.dataset.marks import Marks
 from luma_pipeline.dataset.partition_file import PartitionFile
@@ -62,6 +63,10 @@ class Dataset:
     def verdicts(self) -> Verdicts:
         """The verdicts on the partitions."""
         return Verdicts(self._storage, f"{self._storage.root}/_verdicts")
+
+    def learnt_limits(self) -> LearntLimits:
+        """What runs have learnt of the provider's limit."""
+        return LearntLimits(self._storage, f"{self._storage.root}/_limits")
 
     def tombstones(self) -> Tombstones:
         """The tombstones of tasks that are forgotten."""

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from luma_pipeline.limit import SharedRateLimiter
-from luma_pipeline.limit.account_table import AccountTable, account_digest
+from luma_pipeline.limit import SharedRateLimiter, account_name
+from luma_pipeline.limit.account_table import AccountTable
 from luma_pipeline.luma import InvalidSettingError, ProviderConfig
 from luma_pipeline.luma.transport import parsed_base_url
 
@@ -51,7 +51,7 @@ def open_limiter(
     host = parsed_base_url(provider.base_url).netloc
     return SharedRateLimiter(
         AccountTable(shared_limit),
-        account_digest(host, provider.token),
+        account_name(host, provider.token),
         provider.requests_per_second,
         provider.burst,
         tell=tell,

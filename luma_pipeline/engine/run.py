@@ -21,6 +21,7 @@ from typing import NamedTuple, TypeVar
 from luma_pipeline.dataset import SWEEP_AFTER_SECONDS, Dataset
 from luma_pipeline.engine.client import SharedLimitReport, open_limiter
 from luma_pipeline.engine.generations import ResolvePolicy
+from luma_pipeline.engine.learnt import LimitMemory
 from luma_pipeline.engine.looks import VERIFIED_MARKS, Looks
 from luma_pipeline.engine.partition import (
     GENERATIONS,
@@ -130,6 +131,7 @@ class PipelineRun:
         self._opened = OpenResources()
         self._copier: MediaCopier | None = None
         self._work: PartitionWork | ReflattenWork | None = None
+        self._limit: LimitMemory | None = None
         self._ended: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
         self._workers = 0
         self.rows_outside: RowsOutside | None = None
@@ -150,7 +152,7 @@ class PipelineRun:
             self.stop()
             return
         try:
-            self._in_thread(self._opened.close, "close")
+            self._in_thread(self._close, "close")
         except BaseException:
             self.stop()
             raise
@@ -236,7 +238,7 @@ class PipelineRun:
         give_up = GiveUpPolicy(policies.give_up_after_seconds, datetime.now(UTC), never=options.retry_failed)
         if options.reflatten:
             return self._open_reflatten(dataset, give_up)
-        client = self._open_client() if self._datasets & {GENERATIONS, VIDEOS} else None
+        client = self._open_client(dataset) if self._datasets & {GENERATIONS, VIDEOS} else None
         links = ProviderLinks(client, policies.link_preference) if client is not None else None
         overwrite = options.overwrite or settings.videos.overwrite
         if links is not None and VIDEOS in self._datasets:
@@ -275,10 +277,13 @@ class PipelineRun:
         policies = self._settings.policies
         return Looks(dataset, policies.objects_checked, policies.verify_after_seconds, verify=self._options.verify)
 
-    def _open_client(self) -> LumaClient:
-        settings = self._settings
-        self._limiter = open_limiter(settings.provider, settings.shared_limit, self._warnings.put)
-        return self._opened.keep_client(LumaClient(settings.provider, self._limiter))
+    def _open_client(self, dataset: Dataset) -> LumaClient:
+        provider, shared_limit = self._settings.provider, self._settings.shared_limit
+        self._limiter = open_limiter(provider, shared_limit, self._warnings.put)
+        if provider.requests_per_second is None:
+            self._limit = LimitMemory(dataset, provider)
+        limiter = self._limiter if self._limit is None else self._limit.limiter
+        return self._opened.keep_client(LumaClient(provider, limiter))
 
     def _open_copier(self, links: ProviderLinks, *, overwrite: bool) -> MediaCopier:
         config = replace(self._settings.videos, overwrite=overwrite)
@@ -300,6 +305,11 @@ class PipelineRun:
             if not self._options.dry_run:
                 marks.set(_ROWS_OUTSIDE)
         return source
+
+    def _close(self) -> None:
+        if self._limit is not None:
+            self._limit.keep()
+        self._opened.close()
 
     # -- threads ----------------------------------------------------------------------------------------------------
 

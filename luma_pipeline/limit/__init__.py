@@ -2,7 +2,17 @@
 
 from luma_pipeline.limit.adaptive import AdaptiveRateLimiter
 from luma_pipeline.limit.gate import RateLimiter, RateLimitGate
+from luma_pipeline.limit.learnt import LearntLimit, LearntLimitError, account_name
 from luma_pipeline.limit.shared import SharedRateLimiter
 from luma_pipeline.limit.token_bucket import TokenBucket
 
-__all__ = ["AdaptiveRateLimiter", "RateLimitGate", "RateLimiter", "SharedRateLimiter", "TokenBucket"]
+__all__ = [
+    "AdaptiveRateLimiter",
+    "LearntLimit",
+    "LearntLimitError",
+    "RateLimitGate",
+    "RateLimiter",
+    "SharedRateLimiter",
+    "TokenBucket",
+    "account_name",
+]

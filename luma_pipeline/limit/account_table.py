@@ -6,7 +6,6 @@ lock is held on the way, one statement is one transaction, and each statement is
 
 from __future__ import annotations
 
-import hashlib
 import random
 import time
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.limit.account import AccountState
 from luma_pipeline.limit.shared import SharedLimitUnavailableError
 
-__all__ = ["TABLE_NAME", "AccountTable", "SharedLimitSettingsError", "account_digest", "statements"]
+__all__ = ["TABLE_NAME", "AccountTable", "SharedLimitSettingsError", "statements"]
 
 TABLE_NAME = "luma_pipeline_limits"
 T = TypeVar("T")
@@ -77,15 +76,6 @@ def _sqlite(*_: Any, **__: Any) -> str:
 @compiles(_Clock, "mariadb")
 def _mysql(*_: Any, **__: Any) -> str:
     return "unix_timestamp(sysdate(6))"
-
-
-def account_digest(host: str, token: str) -> str:
-    """The name of an account's row: the SHA-256 of the provider's host and the token, of which nothing can be read.
-
-    >>> account_digest("api.example.com", "secret")[:12]
-    '9b3ae1a0d0b7'
-    """
-    return hashlib.sha256(f"luma_pipeline\0{host.lower()}\0{token}".encode()).hexdigest()
 
 
 class AccountTable:

@@ -1,111 +1,287 @@
-"""The limit room: a rate limiter that finds the provider's limit."""
+"""The limit room: a rate limiter that finds the provider's limit and shares it with other runs."""
 
 from __future__ import annotations
 
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
+from datetime import UTC, datetime
+from enum import Enum, auto
 
-from luma_pipeline.limit.token_bucket import TokenBucket
+from luma_pipeline.limit.learnt import LearntLimit
 
-__all__ = ["AdaptiveRateLimiter"]
+__all__ = ["AdaptiveRateLimiter", "RateCalculator", "RateClocker"]
 
 
-class _History:
-    """What was accepted, and when, from one refusal to the next."""
+class RateClocker:
+    """Measures how fast requests leave, and how many were accepted since the last refusal. Monotonic seconds."""
 
-    MARKS = 400
-    """Moments that are kept. When there are more, every second one of the older half goes."""
-    APART = 0.01
-    """Least seconds between two moments."""
+    RECENT = 16
+    PAUSE = 1.0
 
-    def __init__(self) -> None:
-        self.since: float | None = None
+    def __init__(self, now: float) -> None:
+        self._sent: deque[float] = deque(maxlen=self.RECENT)
+        self._since = now
         self.accepted = 0
-        self._last = 0.0
-        self._marks: list[tuple[float, int]] = []
 
-    def accept(self, now: float) -> None:
-        """Count an answer that was not a refusal."""
-        if self.since is None:
-            self.since = now
-        marks = self._marks
-        if not marks or now - marks[-1][0] >= self.APART:
-            marks.append((now, self.accepted))
-            if len(marks) > self.MARKS:
-                marks[: self.MARKS // 2] = marks[: self.MARKS // 2 : 2]
+    def send(self, now: float) -> None:
+        """Count a request that leaves. Those before a pause are forgotten."""
+        if self._sent and now - self._sent[-1] > self.PAUSE:
+            self._sent.clear()
+        self._sent.append(now)
+
+    def accept(self) -> None:
+        """Count an answer that was not "too fast"."""
         self.accepted += 1
-        self._last = now
+
+    def restart(self, now: float) -> None:
+        """Forget the answers so far."""
+        self._since, self.accepted = now, 0
 
     def seconds(self, now: float) -> float:
-        """Since the first answer."""
-        return 0.0 if self.since is None else now - self.since
+        """Since the last restart."""
+        return now - self._since
 
-    def drained(self, rate: float) -> float:
-        """The most that a bucket of `rate` tokens a second ever lacked while it let all this through."""
-        lacking = most = 0.0
-        at, counted = self.since or 0.0, 0
-        for mark, before in [*self._marks, (self._last, self.accepted)]:
-            lacking = max(0.0, lacking + before - counted - rate * (mark - at))
-            most = max(most, lacking)
-            at, counted = mark, before
-        return most
+    def accepted_per_second(self, now: float) -> float:
+        """The mean rate since the last restart."""
+        return self.accepted / max(1e-3, now - self._since)
 
-    def limit(self, burst: float) -> float:
-        """The least rate at which a bucket of `burst` tokens could have let all this through."""
-        low, high = 0.0, self.accepted / self.APART
-        while high - low > 0.001 * high and high > 0.1:
-            middle = (low + high) / 2.0
-            if self.drained(middle) > burst:
-                low = middle
+    def sent_per_second(self, now: float) -> float:
+        """The mean rate of the last requests that left; infinite while there are too few to tell."""
+        if len(self._sent) < self.RECENT // 2:
+            return math.inf
+        return len(self._sent) / max(1e-3, now - self._sent[0])
+
+
+class _Phase(Enum):
+    STARTING = auto()
+    """No refusal yet: the rate doubles."""
+    MEASURING = auto()
+    """After the first refusal, which told that the limit's burst is used up. The second one tells the limit."""
+    SHARING = auto()
+
+
+class RateCalculator:
+    """The rate, by the time and by the refusals: additive increase, multiplicative decrease.
+
+    Of two runs under one limit the faster one is refused more often, and both grow alike. So their shares become equal
+    (Chiu and Jain, 1989), as those of TCP flows on one link do. The increase is CUBIC's (RFC 9438): the longer there
+    is no refusal, the faster the rate grows.
+    """
+
+    START = 25.0
+    """Requests per second at first."""
+    DOUBLING = 0.27
+    """Seconds in which that doubles up to the first refusal. A third of it up to a limit that is known."""
+    KNOWN_SECONDS = 8.0
+    """Seconds for which a known limit is kept to. If nothing is refused, the rate is e times that in half as many more,
+    and e^8 times that in as many more."""
+    HALF = 0.5
+    """What is left of the rate at the first refusal. By then it has about doubled, while the burst was used up."""
+    FEW, FIRST = 6, 7.5
+    """With fewer answers than FEW by then, others use the limit up, or it has no burst: FIRST requests per second."""
+    CLIMB = 0.25
+    """Share by which the rate grows in a second from there to the second refusal. It grows faster and faster."""
+    CLIMB_FALL = 0.1
+    """What the second refusal takes off the rate where there were too few answers to measure by."""
+    MARGIN = 0.98
+    """What it leaves of the measured limit."""
+    MEASURED = 12
+    """Answers between two refusals by which a limit is measured."""
+    LEAST_SECONDS = 0.25
+    """Seconds between them: less would tell of a burst, or of a window of a second."""
+    MEASURED_SHARE = 0.83
+    """How far a later refusal takes the rate towards what was measured."""
+    FALL = 1.1
+    """A refusal after n answers takes FALL / √n off: they tell the limit no better. It falls far when refusals follow
+    one another, so that a run that comes late finds room."""
+    LEAST_FALL, MOST_FALL = 0.01, 0.24
+    STEP = 0.34
+    """Requests per second that the rate grows by in a second, whatever it is."""
+    FLAT = 1.7
+    FLAT_REQUESTS = 12.0
+    """Seconds, and time of so many requests, from a refusal until the rate has grown by a third more than that. From
+    there on it grows with the third power of the time, as CUBIC's does: others have gone."""
+    MOST_GROWTH = 0.25
+    """Share by which the rate grows in a second at most."""
+    HELD = 3.0
+    """The rate grows this many times more slowly for each second that a refusal holds all requests."""
+    SAME, CALMER, LEAST_GAIN = 0.04, 0.6, 0.1
+    """While the limit is measured the same but for the share SAME, nobody else is there. Steps up and down are CALMER
+    times as large each time."""
+    SETTLE, DEAF = 0.35, 0.06
+    """Seconds after the first two refusals, and after later ones, in which others are heard as one with them. A
+    request's latency comes on top."""
+    MOST_LATENCY = 0.5
+    FLOOR = 0.5
+    """Requests per second that are always allowed: a long outage must not stop the requests for good."""
+    CEILING = 1e6
+
+    def __init__(self, now: float) -> None:
+        self.clocker = RateClocker(now)
+        self.most: float | None = None
+        """The highest rate at which the provider took requests for a second between two refusals."""
+        self._phase = _Phase.STARTING
+        self._base = self.START
+        self._doubling = self.DOUBLING
+        self._known = self.CEILING
+        self._since = now
+        self._deaf_until = -math.inf
+        self._latency = 0.0
+        self._at_first = (0, 0.0)
+        self._measured: float | None = None
+        self._held = 0.0
+        self._gain = 1.0
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether no refusal has come."""
+        return self._phase is _Phase.STARTING
+
+    def begin(self, now: float, known: float | None = None) -> None:
+        """The first request leaves. `known` is the limit where it is known."""
+        self._since = now
+        self.clocker.restart(now)
+        if known is not None:
+            self._known = known
+            self._base = min(max(self._base, known / 2.0), known)
+            self._doubling /= 3.0
+
+    def on_first_answer(self, now: float, latency: float) -> None:
+        """The first request was answered after `latency` seconds. The nearer the provider, the faster the start."""
+        self._latency = min(latency, self.MOST_LATENCY)
+        self._base = min(self._known, max(self._base, 1.0 / max(latency, 1e-3)))
+        self._doubling = min(self._doubling, max(1e-3, 5.0 * latency))
+        self._since = now
+
+    def idle(self, seconds: float) -> None:
+        """Nothing was asked for `seconds`: they tell nothing."""
+        self._since += seconds
+
+    def rate(self, now: float) -> float:
+        """Requests per second allowed now."""
+        seconds = max(0.0, now - self._since)
+        if self._phase is _Phase.STARTING:
+            doubled = self._base * math.exp2(min(seconds / self._doubling, 64.0))
+            if doubled < self._known:
+                return min(doubled, self.CEILING)
+            beyond = seconds - self._doubling * math.log2(self._known / self._base)
+            e_folds = max(0.0, 2.0 * (beyond / self.KNOWN_SECONDS - 1.0)) ** 3
+            return min(self.CEILING, self._known * math.exp(min(50.0, e_folds)))
+        if self._phase is _Phase.MEASURING:
+            e_folds = self.CLIMB * (seconds + seconds * seconds / 2.0)
+            return min(self.CEILING, self._base * math.exp(min(50.0, e_folds)))
+        return self._grown(self._base, seconds)
+
+    def _grown(self, base: float, seconds: float) -> float:
+        flat = self.FLAT + self.FLAT_REQUESTS / base
+        seconds /= max(1.0, self.HELD * self._held)
+        step = self._gain * self.STEP * (seconds + seconds**3 / (3.0 * flat * flat))
+        return min(base + step, base * math.exp(min(50.0, self.MOST_GROWTH * seconds)), self.CEILING)
+
+    def on_throttle(self, now: float, held: float = 0.0) -> None:
+        """Slow down, unless the refused request had left before the rate was last lowered.
+
+        `held` are the seconds in which nothing may be sent. The more a refusal costs, the more slowly the rate grows.
+        """
+        if now < self._deaf_until + self._latency:
+            return
+        rate = min(self.rate(now), 1.5 * self.clocker.sent_per_second(now))
+        deaf = self.DEAF
+        accepted = self.clocker.accepted
+        if self._phase is _Phase.STARTING:
+            rate = min(rate, self.rate(now - self._latency))  # at which the refused request left
+            self._at_first = accepted, rate
+            rate, deaf = self._first(now, rate)
+            self._phase = _Phase.MEASURING
+        else:
+            self.most = self._most(now)
+            measured = min(rate, self._measured_limit(now, rate)) if accepted >= self.MEASURED else rate
+            if self._phase is _Phase.MEASURING:
+                rate = measured * self.MARGIN if accepted >= self.MEASURED else rate * (1.0 - self.CLIMB_FALL)
+                deaf = self.SETTLE
             else:
-                high = middle
-        return high
+                is_known = accepted >= self.MEASURED
+                self._note_measured(self.clocker.accepted_per_second(now) if is_known else None)
+                if held:
+                    self._gain = self.LEAST_GAIN
+                fall = max(self.LEAST_FALL, self._gain * self.FALL / math.sqrt(accepted + 1.0))
+                fall = min(self.MOST_FALL, fall)
+                rate = (rate + (measured - rate) * self.MEASURED_SHARE) * (1.0 - fall)
+            self._phase = _Phase.SHARING
+        self._base = max(self.FLOOR, rate)
+        self._held = held
+        self._since, self._deaf_until = now + held, now + deaf
+        self.clocker.restart(now + held)
+
+    def _measured_limit(self, now: float, rate: float) -> float:
+        """The limit by the time between two refusals, when the limiter's bucket was empty.
+
+        What was accepted tells it exactly, unless the bucket was full in between. Then the excess over the limit was
+        the bucket, while the rate grew by `slope`.
+        """
+        accepted = self.clocker.accepted_per_second(now)
+        if self._gain == 1.0:
+            return accepted
+        burst = self._burst(accepted)
+        slope = max(0.0, (self.rate(now) - self.rate(now - 0.1)) / 0.1)
+        return max(accepted, rate - math.sqrt(2.0 * slope * burst))
+
+    def _note_measured(self, measured: float | None) -> None:
+        """Take smaller steps while a limit is measured again and again as the same: then nobody else is there."""
+        earlier, self._measured = self._measured, measured
+        is_same = measured is not None and earlier is not None and abs(measured / earlier - 1.0) < self.SAME
+        self._gain = max(self.LEAST_GAIN, self.CALMER * self._gain) if is_same else 1.0
+
+    def _first(self, now: float, rate: float) -> tuple[float, float]:
+        if self.clocker.accepted < self.FEW:
+            return self.FIRST, self.SETTLE
+        if self._known < self.CEILING and self.clocker.seconds(now) > 1.0:
+            return self.MARGIN * min(rate, self.clocker.accepted_per_second(now)), self.DEAF
+        return self.HALF * rate, self.DEAF
+
+    def _most(self, now: float) -> float | None:
+        clocker = self.clocker
+        if (
+            self._phase is _Phase.STARTING
+            or clocker.seconds(now) < self.LEAST_SECONDS
+            or clocker.accepted < self.MEASURED
+        ):
+            return self.most
+        return max(self.most or 0.0, clocker.accepted_per_second(now))
+
+    def learnt(self, now: float) -> tuple[float, float] | None:
+        """The limit in requests per second, and the burst; None where there was no refusal to learn from."""
+        most = self._most(now)
+        if most is None:
+            return None
+        return most, self._burst(most)
+
+    def _burst(self, limit: float) -> float:
+        """What was let through above the limit while the rate doubled, up to the first refusal."""
+        accepted, rate = self._at_first
+        if rate <= limit:
+            return 1.0
+        above = rate - limit - limit * math.log(rate / limit)
+        return max(1.0, min(float(accepted), self._doubling / math.log(2.0) * above))
 
 
 class AdaptiveRateLimiter:
-    """Finds the provider's limit: full speed until the first refusal, then close to what the refusals tell.
+    """Lets requests leave at the rate of a `RateCalculator`, and waits while the provider only refuses.
 
-    The provider's limiter is modelled as a bucket of `burst` tokens that fills at `limit` tokens a second. What the
-    bucket let through before a refusal tells how low the limit can be, and a longer time tells it more exactly. What it
-    let through before the first refusal tells how large the burst is. A window of a second is near enough to a bucket.
+    A short `Retry-After` holds the refused request alone (its caller waits), and the others are slowed down: under a
+    limit that is shared, a pause of all runs is what nobody uses. When several refusals come with no answer between
+    them, and when a `Retry-After` is long, nothing is sent until the named time.
 
-    The first refusal tells the burst only. The rate then starts from what was accepted and doubles until the second
-    refusal, which is measured. From then on the rate follows CUBIC's curve (RFC 9438) around the limit. It starts
-    `margin` below the limit, is flat near the limit, and rises to `margin` above. The seconds until the rate is back at
-    the limit are the cost of a refusal divided by the margin. So refusals are rarer the more they cost and the better
-    the limit is known. What is lost below the limit is about as much as what refusals cost.
-
-    Refusals without an answer between them are one event. The provider is then asked at growing intervals, so that a
-    used-up quota of a minute does not use up the tasks' tries.
+    `learnt` is called once, before the first request.
     """
 
-    FLOOR = 1.0
-    """Requests per second that are always allowed: a long outage must not stop the requests for good."""
-    DOUBLING = 0.5
-    """Seconds in which the rate doubles after the first refusal. Half of that brings too few answers to measure by.
-    Twice of that costs as much on the way up as the hold at the end."""
-    DOUBLING_AGAIN = 4.0
-    """The same once the limit has grown, which is most often a little."""
-    LEAST_MARGIN = 0.015
-    """The smallest margin, also for a limit that is known exactly: so a lower limit is noticed early."""
-    MARGIN_SHARE = 0.25
-    """Share of the gap between the measured limit and the refused rate. Most of the gap is the burst."""
-    COST = 0.2
-    """Least seconds that a refusal costs. A refusal costs its `Retry-After`, in which nothing is sent."""
-    COST_REQUESTS = 5.0
-    """A refusal costs at least the time of this many requests: so refusals stay few under a slow limit too."""
-    FALL = 0.05
-    MOST_FALL = 0.25
-    AT_ONCE = 3
-    """The share that a rate below the limit loses by a refusal, and the most it loses. The share doubles each time
-    that fewer than AT_ONCE answers came before the next refusal."""
-    SURE = 2.0
-    SURE_REQUESTS = 5.0
-    """Nobody can have saved up this many bursts and requests above the limit: the limit is higher now."""
-    LATE = 0.5
-    """Seconds after a refusal in which answers belong to requests from before the refusal."""
+    SHORT = 3.0
+    """The longest `Retry-After` in seconds that concerns the refused request alone."""
+    IN_VAIN = 3
+    """Refusals in a row with no answer between them after which all requests wait."""
     WAIT = 0.25
     WAIT_SHARE = 0.1
     LONGEST_WAIT = 10.0
@@ -113,140 +289,95 @@ class AdaptiveRateLimiter:
     refusal, and the most. A request in vain costs little, but waiting on costs the whole run."""
     IDLE = 1.0
     """Seconds without a request after which the client has nothing to ask."""
-    CATCH_UP = TokenBucket.CATCH_UP
+    CATCH_UP = 0.05
+    """Seconds by which a thread may come late and still take the slot that it was late for."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        learnt: Callable[[], LearntLimit | None] = lambda: None,
+    ) -> None:
         self._clock = clock
+        self._learnt = learnt
         self._lock = threading.Lock()
-        now = self._clock()
-        self._limit: float | None = None
-        self._burst = 1.0
-        self._margin = 1.0
-        self._fall = 0.0
-        self._is_measured = False
-        self._first_history = self._history = _History()
-        self._excess, self._counted_at = 0.0, now
+        now = clock()
+        self._calculator = RateCalculator(now)
+        self._first_sent_at: float | None = None
+        self._is_answered = False
+        self._next = self._held_until = now
         self._refused_at: float | None = None
-        self._late_until = now
-        self._held = 0.0
-        self._since = now  # Since when the rate follows its curve: not while it is held back or idle.
-        self._doubling: float | None = None
-        self._base = 0.0
-        self._next = self._probe_at = now
+        """The first refusal since the last answer that was none."""
+        self._in_vain = 0
         self._catch_up = self.CATCH_UP
+        self._latency = 0.0
+        self._retry_after: float | None = None
 
     @property
     def rate(self) -> float | None:
         """Requests per second allowed at this moment; None while no limit has been met."""
         with self._lock:
-            return None if self._limit is None else self._rate(self._clock(), self._limit)
+            return None if self._calculator.is_starting else self._calculator.rate(self._clock())
+
+    def learnt(self) -> LearntLimit | None:
+        """What the refusals so far tell of the limit; None where there were too few."""
+        with self._lock:
+            found = self._calculator.learnt(self._clock())
+            return None if found is None else LearntLimit(*found, self._retry_after, datetime.now(UTC))
 
     def try_acquire(self) -> float:
         """See `RateLimiter.try_acquire`."""
         with self._lock:
             now = self._clock()
-            slot = max(self._next, now - self._catch_up, self._probe_at)
+            slot = max(self._next, now - self._catch_up, self._held_until)
             if slot > now:
                 return slot - now
-            if self._limit is None:
-                return 0.0
-            self._next = slot + self._gap(now, self._limit)
+            calculator = self._calculator
+            if self._first_sent_at is None:
+                known = self._learnt()
+                self._first_sent_at = now = slot = self._clock()
+                if known is not None:
+                    self._catch_up = min(self.CATCH_UP, (known.burst - 1.0) / known.requests_per_second)
+                calculator.begin(now, None if known is None else known.requests_per_second)
+            elif now - self._next > self.IDLE:
+                calculator.idle(now - self._next)
+            calculator.clocker.send(now)
+            self._next = slot + 1.0 / calculator.rate(now)
+            if self._refused_at is not None and self._is_in_vain(now, self._refused_at):
+                wait = self.WAIT_SHARE * (now - self._refused_at)
+                self._held_until = now + min(max(self.WAIT, wait), self.LONGEST_WAIT)
             return 0.0
 
     def on_success(self) -> None:
         """See `RateLimiter.on_success`."""
-        now = self._clock()
         with self._lock:
-            if self._refused_at is None:
-                self._note_excess(now)
-            elif now >= self._late_until:
-                self._refused_at = None
-                self._since = self._probe_at = now
-                self._history = _History()
-                self._excess, self._counted_at = 0.0, now
-            self._history.accept(now)
+            now = self._clock()
+            self._calculator.clocker.accept()
+            if not self._is_answered and self._first_sent_at is not None:
+                self._is_answered = True
+                self._latency = min(now - self._first_sent_at, RateCalculator.MOST_LATENCY)
+                self._calculator.on_first_answer(now, now - self._first_sent_at)
+                self._next = now
+            if self._refused_at is not None and self._is_in_vain(now, self._refused_at):
+                self._calculator.idle(now - self._refused_at)
+                self._calculator.clocker.restart(now)
+                self._held_until = min(self._held_until, now)
+            self._in_vain, self._refused_at = 0, None
 
     def on_throttle(self, retry_after: float | None = None) -> None:
         """See `RateLimiter.on_throttle`."""
-        now = self._clock()
         with self._lock:
+            now = self._clock()
+            self._is_answered = True
+            self._retry_after = retry_after
             if self._refused_at is None:
-                if self._limit is None:
-                    self._start(now)
-                else:
-                    self._learn(self._limit, self._rate(now, self._limit))
-                self._refused_at = now
-                self._late_until = now + self.LATE
-                self._held = 0.0
-            if retry_after is not None:
-                until = now + retry_after
-                self._next = max(self._next, until)
-                self._late_until = max(self._late_until, until)
-                self._held = max(self._held, retry_after)
+                self._refused_at, self._in_vain = now, 1
+                is_long = retry_after is not None and retry_after > self.SHORT
+                self._calculator.on_throttle(now, retry_after if retry_after is not None and is_long else 0.0)
+            elif now > self._refused_at + self._latency:
+                self._in_vain += 1
+            if retry_after is not None and (retry_after > self.SHORT or self._is_in_vain(now, self._refused_at)):
+                self._held_until = max(self._held_until, now + retry_after)
 
-    def _start(self, now: float) -> None:
-        """Take what was accepted before the first refusal as the limit of a second."""
-        self._limit = self._base = max(self.FLOOR, self._history.accepted / max(1.0, self._history.seconds(now)))
-        self._doubling = self.DOUBLING
-        self._catch_up = 0.0  # A limiter without a burst refuses who catches up: not before that is known.
-
-    def _learn(self, limit: float, rate: float) -> None:
-        """Measure the limit and the burst by the history that a refusal at `rate` ended."""
-        history = self._history
-        if not self._is_measured:
-            # The burst follows from the limit and the limit from the burst.
-            self._burst = float(self._first_history.accepted)
-            for _ in range(2):
-                self._burst = self._burst_of(self._first_history, history.limit(self._burst))
-        elif rate < limit:
-            # The limit is too high, most often because the burst is larger than measured.
-            self._burst = max(self._burst, self._burst_of(self._first_history, rate))
-        least = min(rate, history.limit(self._burst))
-        if rate < limit:
-            is_at_once = self._fall > 0.0 and history.accepted < self.AT_ONCE
-            self._fall = min(self.MOST_FALL, 2.0 * self._fall) if is_at_once else self.FALL
-            self._limit = max(self.FLOOR, least, rate * (1.0 - self._fall))
-        else:
-            self._fall = 0.0
-            self._limit = max(least, limit)
-            if self._is_measured and least < limit:
-                self._burst = min(self._burst, self._burst_of(history, limit))
-        gap = rate / self._limit - 1.0
-        self._margin = min(1.0, max(self.LEAST_MARGIN, gap if rate < limit else self.MARGIN_SHARE * gap))
-        self._doubling, self._is_measured = None, True
-        self._catch_up = min(self.CATCH_UP, (self._burst - 1.0) / self._limit)
-
-    @staticmethod
-    def _burst_of(history: _History, limit: float) -> float:
-        return max(1.0, float(round(history.drained(limit))))
-
-    def _note_excess(self, now: float) -> None:
-        """Count what is accepted above the limit, and double the rate when that is more than a burst."""
-        if self._limit is None or self._doubling is not None:
-            return
-        self._excess = max(0.0, self._excess - self._limit * (now - self._counted_at)) + 1.0
-        self._counted_at = now
-        if self._excess > self.SURE * self._burst + self.SURE_REQUESTS:
-            self._base, self._since, self._doubling = self._rate(now, self._limit), now, self.DOUBLING_AGAIN
-
-    def _gap(self, now: float, limit: float) -> float:
-        """Seconds from a slot that is taken now to the next one."""
-        if self._refused_at is None and now - self._next > self.IDLE:
-            self._since = min(now, self._since + now - self._next)
-        rate = self._rate(now, limit)
-        if self._refused_at is not None and now >= self._late_until:
-            wait = self.WAIT_SHARE * (now - self._refused_at)
-            self._probe_at = now + min(max(self.WAIT, wait), self.LONGEST_WAIT)
-        if self._refused_at is not None or self._doubling is None:
-            return 1.0 / rate
-        # The rate doubles while the next slot is waited for, too.
-        e_fold = self._doubling / math.log(2.0)
-        return e_fold * math.log1p(1.0 / (rate * e_fold))
-
-    def _rate(self, at: float, limit: float) -> float:
-        seconds = max(0.0, at - self._since) if self._refused_at is None else 0.0
-        if self._doubling is not None:
-            return self._base * float(2.0 ** min(seconds / self._doubling, 20.0))
-        cost = max(self._held, self.COST, self.COST_REQUESTS / limit)
-        curve = min(1.0, (seconds * self._margin / cost - 1.0) ** 3)
-        return max(self.FLOOR, limit * (1.0 + self._margin * curve))
+    def _is_in_vain(self, now: float, refused_at: float) -> bool:
+        """Whether the provider has answered nothing else than "too fast" for a while."""
+        return self._in_vain >= self.IN_VAIN and now - refused_at > self.WAIT

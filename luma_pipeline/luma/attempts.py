@@ -76,6 +76,7 @@ class Attempts:
     failed_at: float | None = None
     seconds: float = 0.0
     waited_seconds: float = 0.0
+    retry_after: float = 0.0
 
     def describe(self) -> str:
         """What the last try brought, for a message."""
@@ -124,9 +125,14 @@ class Requester:
             return attempts
         is_done = self._try(attempts) if self._has_scouted.is_set() else self._scout(attempts)
         while not is_done and not self._is_spent(attempts):
-            self._stop.sleep(full_jitter(attempts.count, _BACKOFF_BASE, _BACKOFF_LIMIT))
+            self._pause(attempts)
             is_done = self._try(attempts)
         return attempts
+
+    def _pause(self, attempts: Attempts) -> None:
+        """Wait before another try: a random time, and at least what the provider named."""
+        self._stop.sleep(max(attempts.retry_after, full_jitter(attempts.count, _BACKOFF_BASE, _BACKOFF_LIMIT)))
+        attempts.waited_seconds += attempts.retry_after
 
     def _scout(self, attempts: Attempts) -> bool:
         """Try once. The very first request goes alone: a refused token or an empty account is learnt with one."""
@@ -147,6 +153,7 @@ class Requester:
             attempts.waited_seconds += waited
             self._raise_if_pointless(attempts)
         attempts.count += 1
+        attempts.retry_after = 0.0
         request = attempts.request
         sent_at = time.monotonic()
         answer, error = self._exchange(attempts, request)
@@ -185,7 +192,7 @@ class Requester:
         is_throttled = action is ResponseAction.THROTTLE
         if is_throttled or (answer.status == 503 and action is ResponseAction.RETRY and not is_optional):
             attempts.throttled += is_throttled
-            self._slow_down(answer.headers)
+            attempts.retry_after = self._slow_down(answer.headers)
         else:
             self._gate.limiter.on_success()
         if action in _RETRIED:
@@ -251,7 +258,8 @@ class Requester:
         is_only_one = self._breaker.has_succeeded_since(attempts.failed_at)
         return tries >= budget.max_attempts and (is_only_one or not self._breaker.is_waiting)
 
-    def _slow_down(self, headers: Message) -> None:
+    def _slow_down(self, headers: Message) -> float:
+        """Tell the limiter of a refusal; returns the seconds that the provider named."""
         seconds = retry_after_seconds(headers.get("Retry-After"))
         self._gate.limiter.on_throttle(seconds)
         longest = self._budget.max_retry_seconds
@@ -262,6 +270,7 @@ class Requester:
                     f"({longest:.0f}). Run again after that: what was answered so far is kept."
                 )
             )
+        return seconds or 0.0
 
     def _raise_if_pointless(self, attempts: Attempts) -> None:
         self._stop.raise_if_stopped()

@@ -92,12 +92,13 @@ class Account(StrEnum):
 class RateLimit:
     """A token bucket: `burst` requests at once, `requests_per_second` after that, 429 above.
 
-    `retry_after` is how the 429 says when to come back: in whole seconds, as an HTTP date, or not at all.
+    `retry_after` is how the 429 says when to come back: in whole seconds, as an HTTP date, not at all, or always this
+    number of seconds.
     """
 
     requests_per_second: float
     burst: int = 1
-    retry_after: Literal["seconds", "http-date"] | None = "seconds"
+    retry_after: Literal["seconds", "http-date"] | int | None = "seconds"
 
 
 @dataclass(frozen=True)
@@ -276,7 +277,9 @@ class ProviderServer:
         answer = _error(endpoint, 429, "rate_limit_exceeded", "Too many requests, slow down.")
         if bucket.limit.retry_after is None:
             return answer
-        if bucket.limit.retry_after == "seconds":
+        if isinstance(bucket.limit.retry_after, int):
+            retry_after = str(bucket.limit.retry_after)
+        elif bucket.limit.retry_after == "seconds":
             retry_after = str(math.ceil(wait))
         else:
             retry_after = formatdate(math.ceil(time.time() + wait), usegmt=True)

@@ -1,4 +1,4 @@
-"""The client's threads, its rate limiter and a server's limiter in simulated time."""
+"""Runs, each with its threads and its rate limiter, under one limiter of a server, in simulated time."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import itertools
 import math
 import random
 from collections import deque
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal, Protocol
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 from luma_pipeline.limit import RateLimiter
 
@@ -22,10 +22,13 @@ __all__ = [
     "Refusing",
     "Report",
     "RetryAfter",
+    "Run",
     "SlidingWindow",
+    "Stray",
     "Switch",
     "TokenLimiter",
     "simulate",
+    "simulate_runs",
 ]
 
 RetryAfter = float | Literal["exact"] | None
@@ -134,6 +137,16 @@ class Refusing:
         return 1.0 if self._seen in self._numbers else 0.0
 
 
+class Stray:
+    """Refuses a share of the requests by chance, whatever the rate; the others meet another limiter."""
+
+    def __init__(self, share: float, limiter: Limiter, seed: int = 0) -> None:
+        self._share, self._limiter, self._chance = share, limiter, random.Random(seed)
+
+    def wait(self, now: float) -> float:
+        return 1.0 if self._chance.random() < self._share else self._limiter.wait(now)
+
+
 class Outage:
     """Refuses everything, and never says for how long."""
 
@@ -143,18 +156,39 @@ class Outage:
 
 @dataclass
 class Report:
-    """What came of it, in simulated seconds."""
+    """What came of a run, in simulated seconds."""
 
-    seconds: float = 0.0
+    started: float = 0.0
+    ended: float = 0.0
     requests: int = 0
     refused: int = 0
     longest_silence: float = 0.0
     """The longest time between two answers that were no refusal."""
     sent_on_hold: int = 0
+    """Requests that left before the time that a refusal had named."""
+
+    @property
+    def seconds(self) -> float:
+        return self.ended - self.started
 
     @property
     def share_refused(self) -> float:
         return self.refused / self.requests
+
+
+@dataclass
+class Run:
+    """So many tasks, asked for by `threads` from `start` (seconds) on."""
+
+    limiter: RateLimiter
+    tasks: int
+    start: float = 0.0
+    threads: int = 16
+    report: Report = field(default_factory=Report)
+    turn: deque[int] = field(default_factory=deque)
+    """Tries of those who wait for a slot: the first waits for the rate limiter, the others for the first."""
+    held_until: float = 0.0
+    is_scouted: bool = False
 
 
 def simulate(
@@ -168,101 +202,117 @@ def simulate(
     threads: int = 16,
     seed: int = 0,
 ) -> Report:
-    """Ask for `tasks` as `LumaClient` does, with the waits and the retries of its `Requester`."""
-    return _Simulation(rate_limiter, clock, limiter, tasks, latency, retry_after, threads, random.Random(seed)).run()
+    """One run, with an even latency: see `simulate_runs`."""
+    runs = [Run(rate_limiter, tasks, threads=threads)]
+    return simulate_runs(runs, clock, limiter, latency=latency, jitter=0.0, retry_after=retry_after, seed=seed)[0]
+
+
+def simulate_runs(
+    runs: Sequence[Run],
+    clock: Clock,
+    limiter: Limiter,
+    *,
+    latency: float = 0.05,
+    jitter: float = 0.1,
+    retry_after: RetryAfter = None,
+    seed: int = 0,
+) -> list[Report]:
+    """Ask for all tasks as `LumaClient`s do, with the waits and the retries of their `Requester`s.
+
+    `jitter` is the mean of what chance adds to the latency, as a share of it.
+    """
+    return _Simulation(runs, clock, limiter, latency, jitter, retry_after, random.Random(seed)).run()
 
 
 class _Simulation:
     def __init__(
         self,
-        rate_limiter: RateLimiter,
+        runs: Sequence[Run],
         clock: Clock,
         limiter: Limiter,
-        tasks: int,
         latency: float,
+        jitter: float,
         retry_after: RetryAfter,
-        threads: int,
         chance: random.Random,
     ) -> None:
-        self._rate_limiter, self._clock, self._limiter = rate_limiter, clock, limiter
-        self._open, self._latency, self._retry_after, self._chance = tasks, latency, retry_after, chance
-        self._events: list[tuple[float, int, Callable[[int], None], int]] = []
+        self._runs, self._clock, self._limiter = runs, clock, limiter
+        self._latency, self._jitter, self._retry_after, self._chance = latency, jitter, retry_after, chance
+        self._events: list[tuple[float, int, Callable[[Run, Any], None], Run, Any]] = []
         self._order = itertools.count()
-        self._attempts = [0] * threads
-        self._turn: deque[int] = deque()
-        """Who waits for a slot: the first for the rate limiter, the others for the first."""
-        self._held_until = 0.0
-        self._is_scouted = False
-        self._started = self._answered_at = clock.now + chance.random()
-        self._report = Report()
 
-    def run(self) -> Report:
-        self._clock.now = self._started
-        self._begin_task(0)
+    def run(self) -> list[Report]:
+        start = self._clock.now + self._chance.random()
+        for run in self._runs:
+            run.report.started = run.report.ended = start + run.start
+            self._clock.now = start
+            self._later(run.start, self._begin_task, run)
         while self._events:
-            self._clock.now, _, step, thread = heapq.heappop(self._events)
-            step(thread)
-        self._report.seconds = self._answered_at - self._started
-        return self._report
+            self._clock.now, _, step, run, argument = heapq.heappop(self._events)
+            step(run, argument)
+        return [run.report for run in self._runs]
 
-    def _later(self, seconds: float, step: Callable[[int], None], thread: int) -> None:
-        heapq.heappush(self._events, (self._clock.now + seconds, next(self._order), step, thread))
+    def _later(self, seconds: float, step: Callable[[Run, Any], None], run: Run, argument: object = None) -> None:
+        heapq.heappush(self._events, (self._clock.now + seconds, next(self._order), step, run, argument))
 
-    def _begin_task(self, thread: int) -> None:
-        if self._open:
-            self._open -= 1
-            self._attempts[thread] = 0
-            self._attempt(thread)
+    def _half_way(self) -> float:
+        late = self._jitter * self._chance.expovariate(1.0) if self._jitter else 0.0
+        return self._latency / 2 * (1.0 + late)
 
-    def _attempt(self, thread: int) -> None:
-        if self._rate_limiter.try_acquire() == 0.0:
-            self._send(thread)
+    def _begin_task(self, run: Run, _: object) -> None:
+        if run.tasks:
+            run.tasks -= 1
+            self._attempt(run, 0)
+
+    def _attempt(self, run: Run, tries: int) -> None:
+        if run.limiter.try_acquire() == 0.0:
+            self._send(run, tries)
             return
-        self._turn.append(thread)
-        if len(self._turn) == 1:
-            self._wait_for_slot(thread)
+        run.turn.append(tries)
+        if len(run.turn) == 1:
+            self._wait_for_slot(run, None)
 
-    def _wait_for_slot(self, thread: int) -> None:
-        while (seconds := self._rate_limiter.try_acquire()) == 0.0:
-            self._turn.popleft()
-            self._send(thread)
-            if not self._turn:
+    def _wait_for_slot(self, run: Run, _: object) -> None:
+        while run.turn:
+            seconds = run.limiter.try_acquire()
+            if seconds:
+                late = self._chance.expovariate(1.0 / _WAKE_UP)
+                self._later(seconds + late, self._wait_for_slot, run)
                 return
-            thread = self._turn[0]
-        self._later(seconds + self._chance.expovariate(1.0 / _WAKE_UP), self._wait_for_slot, thread)
+            self._send(run, run.turn.popleft())
 
-    def _send(self, thread: int) -> None:
-        self._attempts[thread] += 1
-        self._report.requests += 1
-        self._report.sent_on_hold += self._clock.now < self._held_until - 1e-9
-        self._later(self._latency / 2, self._arrive, thread)
+    def _send(self, run: Run, tries: int) -> None:
+        run.report.requests += 1
+        run.report.sent_on_hold += self._clock.now < run.held_until - 1e-9
+        self._later(self._half_way(), self._arrive, run, tries + 1)
 
-    def _arrive(self, thread: int) -> None:
+    def _arrive(self, run: Run, tries: int) -> None:
         wait = self._limiter.wait(self._clock.now)
-        step = (lambda thread: self._refused(thread, wait)) if wait else self._accepted
-        self._later(self._latency / 2 + _CPU, step, thread)
+        step = self._refused if wait else self._accepted
+        self._later(self._half_way() + _CPU, step, run, (tries, wait))
 
-    def _accepted(self, thread: int) -> None:
-        now, report = self._clock.now, self._report
-        self._rate_limiter.on_success()
-        report.longest_silence = max(report.longest_silence, now - self._answered_at)
-        self._answered_at = now
-        self._go_together()
-        self._begin_task(thread)
+    def _accepted(self, run: Run, _: object) -> None:
+        now, report = self._clock.now, run.report
+        run.limiter.on_success()
+        report.longest_silence = max(report.longest_silence, now - report.ended)
+        report.ended = now
+        self._go_together(run)
+        self._begin_task(run, None)
 
-    def _refused(self, thread: int, wait: float) -> None:
-        self._report.refused += 1
-        seconds = math.ceil(wait) if self._retry_after == "exact" and wait < math.inf else self._retry_after
-        self._rate_limiter.on_throttle(seconds if isinstance(seconds, (int, float)) else None)
-        if isinstance(seconds, (int, float)):
-            self._held_until = max(self._held_until, self._clock.now + seconds)
-        self._go_together()
-        backoff = min(20.0, 0.5 * 2.0 ** self._attempts[thread])
-        self._later(self._chance.uniform(0.0, backoff), self._attempt, thread)
+    def _refused(self, run: Run, argument: tuple[int, float]) -> None:
+        tries, wait = argument
+        run.report.refused += 1
+        named = math.ceil(wait) if self._retry_after == "exact" and wait < math.inf else self._retry_after
+        seconds = float(named) if isinstance(named, (int, float)) else None
+        run.limiter.on_throttle(seconds)
+        if seconds is not None:
+            run.held_until = max(run.held_until, self._clock.now + seconds)
+        self._go_together(run)
+        backoff = self._chance.uniform(0.0, min(20.0, 0.5 * 2.0**tries))
+        self._later(max(backoff, seconds or 0.0), self._attempt, run, tries)
 
-    def _go_together(self) -> None:
+    def _go_together(self, run: Run) -> None:
         """The client's very first request goes alone."""
-        if not self._is_scouted:
-            self._is_scouted = True
-            for thread in range(1, len(self._attempts)):
-                self._begin_task(thread)
+        if not run.is_scouted:
+            run.is_scouted = True
+            for _ in range(1, run.threads):
+                self._begin_task(run, None)

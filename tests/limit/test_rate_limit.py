@@ -48,15 +48,16 @@ class Limit:
 
 
 LIMITS = [
-    Limit("100/s, burst 10, exact", lambda: TokenLimiter(100, 10), 100, "exact", most=1.04),
-    Limit("100/s, burst 10, silent", lambda: TokenLimiter(100, 10), 100, most=1.02),
-    Limit("100/s, burst 100, 2 s", lambda: TokenLimiter(100, 100), 100, 2.0),
+    Limit("100/s, burst 10, exact", lambda: TokenLimiter(100, 10), 100, "exact", most=1.01),
+    Limit("100/s, burst 10, silent", lambda: TokenLimiter(100, 10), 100, most=1.01),
+    Limit("100/s, burst 100, 2 s", lambda: TokenLimiter(100, 100), 100, 2.0, most=1.01),
+    Limit("100/s, burst 10, 30 s", lambda: TokenLimiter(100, 10), 100, 30.0, seconds=2000.0, most=1.4),
     Limit("100/s, burst 10, far", lambda: TokenLimiter(100, 10), 64, "exact", latency=0.25, most=1.02),
-    Limit("20/s, no burst, 1 s", lambda: TokenLimiter(20, 1), 20, 1.0),
+    Limit("20/s, no burst, 1 s", lambda: TokenLimiter(20, 1), 20, 1.0, most=1.1),
     Limit("20/s, burst 2, far", lambda: TokenLimiter(20, 2), 20, "exact", latency=0.2),
-    Limit("5/s, no burst, silent", lambda: TokenLimiter(5, 1), 5, most=1.3),
-    Limit("100 in a second, exact", lambda: FixedWindow(100), 100, "exact", most=1.12),
-    Limit("100 in a second, silent", lambda: FixedWindow(100), 100, most=1.02),
+    Limit("5/s, no burst, silent", lambda: TokenLimiter(5, 1), 5, most=1.25),
+    Limit("100 in a second, exact", lambda: FixedWindow(100), 100, "exact", most=1.03),
+    Limit("100 in a second, silent", lambda: FixedWindow(100), 100, most=1.03),
     Limit("5 in a second, 1 s", lambda: FixedWindow(5), 5, 1.0),
     Limit("20 in any second, exact", lambda: SlidingWindow(20), 20, "exact", most=1.08),
     Limit("1200 in a minute, exact", lambda: FixedWindow(1200, 60.0, 20.0), 20, "exact", seconds=600.0),
@@ -64,9 +65,8 @@ LIMITS = [
 ]
 
 
-@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("limit", LIMITS, ids=str)
-def test_a_limit_is_found_and_used(clock: Clock, limit: Limit, seed: int) -> None:
+def test_a_limit_is_found_and_used(clock: Clock, limit: Limit) -> None:
     report = simulate(
         AdaptiveRateLimiter(clock),
         clock,
@@ -74,11 +74,11 @@ def test_a_limit_is_found_and_used(clock: Clock, limit: Limit, seed: int) -> Non
         int(limit.rate * limit.seconds),
         latency=limit.latency,
         retry_after=limit.retry_after,
-        seed=seed,
     )
     assert report.seconds < limit.most * limit.seconds
-    assert report.share_refused < 0.05
-    assert report.sent_on_hold == 0
+    assert report.share_refused < 0.06
+    if isinstance(limit.retry_after, float) and limit.retry_after > AdaptiveRateLimiter.SHORT:
+        assert report.sent_on_hold == 0
 
 
 def test_a_limit_beyond_the_threads_is_never_met(clock: Clock) -> None:
@@ -137,7 +137,7 @@ def test_a_refusal_of_the_first_requests_is_no_limit(clock: Clock) -> None:
     rate_limiter.on_success()
     clock.now += 2.5
     assert rate_limiter.rate is not None
-    assert rate_limiter.rate > 20 * first
+    assert rate_limiter.rate > 5 * first
 
 
 def test_a_refusal_after_a_hold_is_heard(clock: Clock) -> None:
@@ -156,19 +156,20 @@ def test_a_refusal_after_a_hold_is_heard(clock: Clock) -> None:
 
 def test_refusals_of_what_was_under_way_count_once(clock: Clock) -> None:
     rate_limiter = AdaptiveRateLimiter(clock)
-    for _ in range(100):
-        rate_limiter.on_success()
-        clock.now += 0.01
+    simulate(rate_limiter, clock, TokenLimiter(100, 10), 2_000, latency=0.1)
+    before = rate_limiter.rate
     rate_limiter.on_throttle()
     once = rate_limiter.rate
     for _ in range(50):
         clock.now += 0.001
         rate_limiter.on_throttle()
-    assert once == pytest.approx(100.0, rel=0.02)
-    assert rate_limiter.rate == once
+    assert before is not None
+    assert once is not None
+    assert 0.7 * before < once < before
+    assert rate_limiter.rate == pytest.approx(once, rel=0.01)
 
 
-@pytest.mark.parametrize(("tasks", "most"), [(20, 1.2), (5_000, 1.005)], ids=["while it doubles", "near the limit"])
+@pytest.mark.parametrize(("tasks", "most"), [(100, 1.01), (5_000, 1.01)], ids=["while it doubles", "near the limit"])
 def test_time_without_a_question_does_not_raise_the_rate(clock: Clock, tasks: int, most: float) -> None:
     """A run that copies for an hour between two partitions must not come back with a flood."""
     rate_limiter = AdaptiveRateLimiter(clock)

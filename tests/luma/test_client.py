@@ -230,14 +230,18 @@ def test_tasks_that_fail_among_others_that_do_not_stop_nothing(provider: Provide
     assert kinds == {Outcome.RESOLVED: 30, Outcome.REQUEST_FAILED: 30}
 
 
-@pytest.mark.parametrize("form", ["seconds", "http-date"])
-def test_retry_after_holds_back_every_thread(provider: ProviderServer, form: str) -> None:
-    seconds = 1
+def refuse_once(provider: ProviderServer, form: str, seconds: int) -> None:
     headers = {"Retry-After": str(seconds)}
     if form == "http-date":
-        headers = {"Retry-After": formatdate(time.time() + seconds + 2, usegmt=True)}
+        headers = {"Retry-After": formatdate(time.time() + seconds + 1, usegmt=True)}
     provider.latency_seconds = 0.02
     provider.script("task-20", [Answer(429, headers), GOOD])
+
+
+@pytest.mark.parametrize("form", ["seconds", "http-date"])
+def test_a_long_retry_after_holds_back_every_thread(provider: ProviderServer, form: str) -> None:
+    seconds = 4
+    refuse_once(provider, form, seconds)
     with client(provider, max_concurrency=4) as luma:
         assert len(list(luma.fetch(IDS))) == len(IDS)
     records = sorted(provider.requests, key=lambda record: record.at)
@@ -246,6 +250,28 @@ def test_retry_after_holds_back_every_thread(provider: ProviderServer, form: str
     later = [record.at for record in records if record.at > refused.at + 0.5]
     assert later
     assert min(later) - refused.at >= seconds - 0.1
+
+
+def test_a_short_retry_after_holds_back_the_refused_request_alone(provider: ProviderServer) -> None:
+    refuse_once(provider, "seconds", 1)
+    with client(provider, max_concurrency=4) as luma:
+        assert len(list(luma.fetch(IDS))) == len(IDS)
+    refused, again = sorted(record.at for record in provider.requests if record.task_ids == ("task-20",))
+    assert again - refused >= 0.9
+    assert [record for record in provider.requests if refused + 0.1 < record.at < again - 0.1]
+
+
+def test_short_retry_afters_with_no_answer_between_them_hold_back_every_thread(provider: ProviderServer) -> None:
+    """A provider that refuses everything for a while means it, whatever time it names."""
+    provider.latency_seconds = 0.02
+    with client(provider, max_concurrency=8) as luma:
+        luma.fetch_one("task-1")
+        provider.clear_log()
+        provider.outage = Answer(429, {"Retry-After": "2"})
+        threading.Timer(1.5, setattr, (provider, "outage", None)).start()
+        assert len(list(luma.fetch(IDS))) == len(IDS)
+    # Of 60 tasks all would have been refused within those 1.5 s, and 8 of them again and again.
+    assert provider.count_status(429) < 20
 
 
 ODD_TIMES = ["soon", "", "-5", "1e3", "²", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 2015 99999999999:28:00 GMT"]
