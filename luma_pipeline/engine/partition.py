@@ -226,13 +226,13 @@ class PartitionWork:
             judge.settle()
             faults = str(generations.row_faults)
         report = PartitionReport(partition, tasks_report, generations, None, faults)
-        now, report = self._take_out(forgotten, report, judge, (TASKS, GENERATIONS))
+        _, report = self._take_out(forgotten, report, judge, (TASKS, GENERATIONS))
         if videos is not None:
             if generations is None:
                 self._require(GENERATIONS, partition)
             videos_report = videos.finish(generations_file, judge)
             judge.settle()
-            now, report = self._take_out(now, replace(report, videos=videos_report), judge, DATASETS)
+            now, report = self._take_out(forgotten, replace(report, videos=videos_report), judge, DATASETS)
             if now is not forgotten:
                 videos.purge(now)
         self._mark(partition, read_at, generations, videos_report)

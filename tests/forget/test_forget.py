@@ -183,7 +183,11 @@ def test_ids_come_from_a_table_and_what_is_none_is_told_with_the_rest_done(world
 ODD = ["a", "a.b", "ab", "a/b", "a-video", "ä ö", "..", "~", "x" * 300, "a\nb", "video"]
 
 
-TEMPLATES = ["{task_id}/{artifact}.{extension}", "{artifact}/{task_id}.{extension}", "{task_id}-{artifact}.{extension}"]
+TEMPLATES = [
+    "{task_id}-{artifact}.{extension}",
+    pytest.param("{task_id}/{artifact}.{extension}", marks=pytest.mark.deployment),
+    pytest.param("{artifact}/{task_id}.{extension}", marks=pytest.mark.deployment),
+]
 
 
 @pytest.mark.parametrize("template", TEMPLATES)
