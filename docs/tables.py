@@ -21,6 +21,7 @@ from luma_pipeline.component.settings import TopSettings
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
 from luma_pipeline.orchestration.audit import LumaAuditConfig
 from luma_pipeline.orchestration.checks import check_specs
+from luma_pipeline.orchestration.forget import ForgetConfig
 from luma_pipeline.orchestration.run_config import LumaRunConfig
 
 PAGES = Path(__file__).parent
@@ -83,7 +84,7 @@ def checks_table() -> str:
     )
 
 
-def options_table(config: type[dg.Config]) -> str:
+def options_table(config: type[dg.Config] = LumaRunConfig) -> str:
     """What a single run can be told."""
     return _table(
         ("option", "default", "meaning"),
@@ -170,6 +171,7 @@ TABLES: Mapping[str, Callable[[], str]] = {
         ("column", "type", "meaning"),
         [(f"`{field.name}`", f"`{field.type}`", AUDIT_COLUMNS[field.name]) for field in AUDIT_SCHEMA],
     ),
+    "forget options": lambda: options_table(ForgetConfig),
     "luma_tasks": lambda: columns_table("luma_tasks"),
     "luma_generations": lambda: columns_table("luma_generations"),
     "luma_videos": lambda: columns_table("luma_videos"),

@@ -17,10 +17,10 @@ from luma_pipeline.sandbox.s3 import ObjectStore
 from tests.world import World, running_world
 
 _LONG = (
+    "tests/faults/test_soak.py",
     "tests/packaging/test_installation.py",
     "tests/deploy/test_docker_compose.py",
     "tests/deploy/test_celery.py",
-    "tests/faults",
     "tests/e2e",
     "tests/docs/test_recipe.py",
     "tests/sandbox/test_dev.py",

@@ -18,7 +18,7 @@ import numpy as np
 
 from luma_pipeline.audit.bucket import AuditBucket
 from luma_pipeline.audit.compare import LATER, differences
-from luma_pipeline.audit.findings import AUDIT_SCHEMA, Finding, Findings, Kind, Repair
+from luma_pipeline.audit.findings import AUDIT_SCHEMA, Finding, Findings, Kind, Repair, finding_of
 from luma_pipeline.audit.manifest import Flag, ManifestIndex, ManifestRow, read_rows
 from luma_pipeline.audit.orphans import Orphans
 from luma_pipeline.audit.reading import DueRows
@@ -41,6 +41,8 @@ _READ_AT_ONCE = 8
 _EXTRA_READS = 1000
 """Objects that are read out of their turn because the listing tells of something: so many, or as many as are due."""
 _MOST_DUPLICATES = 1000
+_BY_READING = frozenset({Kind.DIGEST_DIFFERS, Kind.UNREADABLE_OBJECT, Kind.OTHER_TASK, Kind.WRONG_CONTENT_TYPE})
+"""What a listing alone does not tell."""
 
 
 def audit_dataset(
@@ -51,7 +53,7 @@ def audit_dataset(
     What cannot be looked at is among the `problems` of the summary, with the rest done. Ctrl-C stops within ten
     seconds, whatever stalls; what was repaired and read by then stays so. `tell` is called in another thread.
 
-    Memory: about 100 bytes a row of the manifests, whatever is found.
+    Memory: about 155 bytes a row of the manifests, whatever is found.
 
     Raises:
         DatasetError: The root cannot be listed or written.
@@ -80,7 +82,8 @@ class _Audit:
         self._now = datetime.now(UTC)
         self._since = self._now - timedelta(seconds=settings.young_seconds)
         self._tally = Tally(tell)
-        self._unread_partitions = self._missing_partitions = 0
+        self._unread: set[str] = set()
+        self._missing_partitions = 0
         self._listed = 0
         self._is_listed = True
 
@@ -102,7 +105,7 @@ class _Audit:
             index = self._read_manifests(due)
             self._list(index, orphans)
             self._read(index, due)
-            self._second_look(max(_EXTRA_READS, due.rows)).do(index)
+            self._unread |= self._second_look(max(_EXTRA_READS, due.rows)).do(index)
             self._find_duplicates(index)
             self._judge_orphans(index, orphans)
             return self._report(index)
@@ -129,12 +132,13 @@ class _Audit:
             try:
                 index.add(self._dataset.partition(VIDEOS, folder), folder, due.take)
             except DatasetError as error:
-                self._unread_partitions += 1
+                self._unread.add(folder)
                 self._problem(f"the manifest of {folder} was not read", error)
                 self._findings.add(Finding(Kind.UNREADABLE_PARTITION, "a manifest", str(error), folder))
             due.sort()
         self._find_missing_partitions(folders)
         index.seal()
+        self._flag_earlier(index)
         elsewhere = index.flagged(Flag.ELSEWHERE)
         if elsewhere:
             self._tally.count("elsewhere", elsewhere)
@@ -174,21 +178,43 @@ class _Audit:
     # -- the reading ------------------------------------------------------------------------------------------------
 
     def _read(self, index: ManifestIndex, due: DueRows) -> None:
-        """Read what has its turn, part by part; after each part the hand is put there."""
+        """Read what has its turn, part by part.
+
+        After each part the hand is put there, so that a kill costs one part: but only while all is well. What seems
+        wrong has to be in the report first.
+        """
+        self._parts_read = 0
+        flagged = index.flagged(Flag.READING)
         try:
-            for part in range(self._span.parts if due.rows else 0):
+            for part in range(self._span.parts):
                 for some in due.part(part):
                     self._read_some(index, some)
-                self._put_hand(part)
+                self._parts_read = part + 1
+                if due.rows and index.flagged(Flag.READING) == flagged:
+                    self._put_hand()
         except BucketError as error:
             self._problem("not all objects whose turn it was were read", error)
-        else:
-            if not due.rows:
-                self._put_hand(self._span.parts - 1)
 
-    def _put_hand(self, part: int) -> None:
-        if self._span.length and not self._options.is_limited:
-            self._dataset.audits().put_hand(self._span.hand_after(part))
+    def _put_hand(self) -> None:
+        """Keep how far the reading has come. A manifest that was not read has rows whose turn it is, perhaps."""
+        if self._span.length and self._parts_read and not self._options.is_limited and not self._unread:
+            self._dataset.audits().put_hand(self._span.hand_after(self._parts_read - 1))
+
+    def _flag_earlier(self, index: ManifestIndex) -> None:
+        """Flag what the last audit found by reading: its turn is over, and the listing does not tell of it."""
+        last = self._dataset.audits().last()
+        if last is None:
+            return
+        try:
+            with self._dataset.partition(AUDIT, _folder(last.audited_at)).open() as reader:
+                for table in reader.batches(AUDIT_SCHEMA.names, AUDIT_SCHEMA):
+                    rows = [row for row in table.to_pylist() if row["kind"] in _BY_READING and not row["repaired"]]
+                    index.flag([row["key"] for row in rows])
+                    for row in rows:
+                        if row["partition"] in self._unread:  # its manifest does not tell of it now
+                            self._findings.add(finding_of(row))
+        except DatasetError as error:
+            self._problem("the report of the last audit was not read", error)
 
     def _read_some(self, index: ManifestIndex, some: Sequence[tuple[ManifestRow, int]]) -> None:
         some = [(row, number) for row, number in some if not int(index.flags[number]) & Flag.LISTING]
@@ -252,7 +278,7 @@ class _Audit:
         self._tally.count("young_orphans", orphans.young)
         if not orphans.candidates:
             return
-        if self._unread_partitions:
+        if self._unread:
             self._problem(
                 "orphaned objects were not looked for",
                 f"{orphans.candidates} objects are in none of the manifests that could be read",
@@ -337,8 +363,7 @@ class _Audit:
         self._bucket.check_stop()
         findings = self._findings
         forgotten = self._tombstones.now()
-        folder = f"audit={self._now:%Y-%m-%dT%H%M%S%fZ}"
-        written = self._dataset.partition(AUDIT, folder).replace(
+        written = self._dataset.partition(AUDIT, _folder(self._now)).replace(
             AUDIT_SCHEMA, map(forgotten.without, findings.tables())
         )
         summary = AuditSummary(
@@ -359,7 +384,13 @@ class _Audit:
         )
         if not self._options.is_limited:
             self._dataset.audits().put_last(summary)
+            self._put_hand()
         return summary
+
+
+def _folder(audited_at: datetime) -> str:
+    """The partition of an audit's report."""
+    return f"audit={audited_at:%Y-%m-%dT%H%M%S%fZ}"
 
 
 def _counts(counter: Mapping[Kind, int]) -> dict[str, int]:

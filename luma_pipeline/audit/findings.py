@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 import pyarrow as pa
 
 from luma_pipeline.luma.schema import TIMESTAMP
 
-__all__ = ["AUDIT_COLUMNS", "AUDIT_SCHEMA", "Finding", "Findings", "Kind", "Repair", "Severity"]
+__all__ = ["AUDIT_COLUMNS", "AUDIT_SCHEMA", "Finding", "Findings", "Kind", "Repair", "Severity", "finding_of"]
 
 
 class Severity(StrEnum):
@@ -167,6 +168,12 @@ class Finding:
     def with_repair(self, repair: Repair, words: str = "") -> Finding:
         """The finding with what was done about it."""
         return replace(self, repair=repair, found=f"{self.found}; {words}" if words else self.found)
+
+
+def finding_of(row: Mapping[str, Any]) -> Finding:
+    """The finding of a row of an earlier report."""
+    values = {field.name: row[field.name] for field in fields(Finding)}
+    return Finding(**{**values, "kind": Kind(row["kind"]), "repair": None})
 
 
 _BATCH_ROWS = 1000

@@ -1,15 +1,16 @@
 """The audit's room: all rows of the manifests in few bytes each, and where a row can be read again.
 
 A row is held as hashes: 8 bytes of its key, 8 of key, size and ETag together, 8 of its digest, 8 of its time, and what
-numpy needs to find it. That is about 65 bytes a row. Python's hash of a text is keyed anew in each process, so nobody
-can choose keys that collide; of a million keys two collide by chance once in 30 million audits.
+numpy needs to find it: 155 bytes a row at the peak, while they are sorted (`benchmarks/audit.py`). Python's hash of a
+text is keyed anew in each process, so nobody can choose keys that collide; of a million keys two collide by chance once
+in 30 million audits.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntFlag
@@ -118,6 +119,7 @@ class ManifestIndex:
         self._keys, self._objects, self._copied_at = array("q"), array("q"), array("q")
         self._places, self._flags = array("Q"), array("B")
         self._other_keys = array("q")
+        self._other_buckets: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -175,6 +177,12 @@ class ManifestIndex:
         is_listed = (self.flags & np.uint8(Flag.ELSEWHERE | Flag.NO_KEY)) == 0
         self.flags[is_wrong & is_listed] |= np.uint8(Flag.LISTING)
 
+    def flag(self, keys: Iterable[str | None]) -> None:
+        """Flag the rows with these keys, to be read again."""
+        hashes = [each for key in keys for each in (hash(key), *(hash((name, key)) for name in self._other_buckets))]
+        if hashes:
+            self.flags[np.isin(self.keys, np.array(hashes, dtype=np.int64))] |= np.uint8(Flag.READING)
+
     def flagged(self, flags: Flag) -> int:
         """How many rows have one of the flags."""
         return int(np.count_nonzero(self.flags & np.uint8(flags)))
@@ -213,6 +221,8 @@ class ManifestIndex:
                     self._other_keys.append(hash(row.key))
                 continue
             flags, place = self._flags_of(row) | (Flag.FORGOTTEN if is_forgotten else 0), place_of(row)
+            if row.bucket != self.bucket:
+                self._other_buckets.add(row.bucket)
             self._keys.append(row.key_hash(self.bucket))
             self._objects.append(hash((row.key, row.size_bytes, row.etag)))
             self._copied_at.append(microseconds(row.copied_at))

@@ -78,9 +78,14 @@ class SecondLook:
         self._repairer = repairer
         self._lock = threading.Lock()
         self._unread = 0
+        self._broken: BucketError | None = None
 
-    def do(self, index: ManifestIndex) -> None:
-        """Look at all flagged rows. What cannot be looked at becomes a problem of the tally."""
+    def do(self, index: ManifestIndex) -> set[str]:
+        """Look at all flagged rows. What cannot be looked at becomes a problem of the tally.
+
+        Returns the partitions whose manifests could not be read any more.
+        """
+        unread: set[str] = set()
         repeated = self._still_repeated(index)
         for partition, flags in index.suspects():
             try:
@@ -94,12 +99,10 @@ class SecondLook:
             except DatasetError as error:
                 self._bucket.check_stop()
                 self._tally.problem(f"what seems wrong in {partition.folder} was not looked at again", error)
-            except BucketError as error:
-                self._bucket.check_stop()
-                self._tally.problem("what seems wrong was not looked at again", error)
-                return
+                unread.add(partition.folder)
         if self._unread:
             self._tally.problem("objects could not be read", f"{self._unread}, see {Kind.UNREADABLE_OBJECT}")
+        return unread
 
     def _still_repeated(self, index: ManifestIndex) -> frozenset[int]:
         """The keys, as hashes, that more than one row has now."""
@@ -132,10 +135,10 @@ class SecondLook:
 
     def _judge_object(self, folder: str, judged: _Judged, *, is_read: bool) -> None:
         row, key = judged.row, str(judged.row.key)
-        looked = self._bucket.look(row.bucket, key, is_read=is_read)
+        looked = self._look(row, is_read=is_read)
         if isinstance(looked, Looked) and self._is_to_be_read(row, looked):
-            looked = self._bucket.look(row.bucket, key, is_read=True)
-        if isinstance(looked, CopyError):
+            looked = self._look(row, is_read=True)
+        if not isinstance(looked, Looked):
             with self._lock:
                 self._unread += 1
             judged.findings.append(
@@ -148,6 +151,18 @@ class SecondLook:
             self._tally.count("perhaps_of_a_run_at_work")
         else:
             judged.findings += found
+
+    def _look(self, row: ManifestRow, *, is_read: bool) -> Looked | CopyError | BucketError:
+        """Where the store fails for all it is asked no more: each row that is left is told as one that was not read."""
+        if self._broken is not None:
+            return self._broken
+        try:
+            return self._bucket.look(row.bucket, str(row.key), is_read=is_read)
+        except BucketError as error:
+            self._bucket.check_stop()
+            with self._lock:
+                self._broken = error
+            return error
 
     def _is_to_be_read(self, row: ManifestRow, looked: Looked) -> bool:
         """Whether only the bytes tell what is so; within bounds, since each object of a restored bucket may ask it."""
@@ -198,7 +213,7 @@ class SecondLook:
 
     def _take_copy(self, judged: _Judged, result: CopyResult | None) -> None:
         if result is not None and result.status is CopyStatus.COPIED:
-            looked = self._bucket.look(result.bucket, str(result.key), is_read=False)
+            looked = self._look(judged.row._replace(bucket=result.bucket, key=result.key), is_read=False)
             stored = looked.stored if isinstance(looked, Looked) else None
             if stored is not None and stored.size_bytes == result.size_bytes:
                 judged.patch = Repairer.row_after(result)
@@ -219,7 +234,7 @@ class SecondLook:
         """Take into the row what the store says of an object whose bytes are right."""
         row, looked = judged.row, judged.looked
         if looked is None or looked.digest is None:
-            again = self._bucket.look(row.bucket, str(row.key), is_read=True)
+            again = self._look(row, is_read=True)
             looked = again if isinstance(again, Looked) else None
         if looked is None or looked.stored is None or looked.digest is None:
             return

@@ -64,6 +64,10 @@ class Dataset:
         """The verdicts on the partitions."""
         return Verdicts(self._storage, f"{self._storage.root}/_verdicts")
 
+    def learnt_limits(self) -> LearntLimits:
+        """What runs have learnt of the provider's limit."""
+        return LearntLimits(self._storage, f"{self._storage.root}/_limits")
+
     def tombstones(self) -> Tombstones:
         """The tombstones of tasks that are forgotten."""
         return Tombstones(self._storage, f"{self._storage.root}/_tombstones")
@@ -71,10 +75,6 @@ class Dataset:
     def audits(self) -> Audits:
         """What audits leave for those after them."""
         return Audits(self._storage, f"{self._storage.root}/_audit")
-
-    def learnt_limits(self) -> LearntLimits:
-        """What runs have learnt of the provider's limit."""
-        return LearntLimits(self._storage, f"{self._storage.root}/_limits")
 
     def folders(self, dataset: str) -> set[str]:
         """The folders of the partitions of a dataset that have been written."""

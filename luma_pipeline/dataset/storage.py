@@ -20,9 +20,9 @@ SHARD_NAME = re.compile(r"(?:run|refresh-(?P<refresh_since>\d+))-[0-9a-f]{32}-\d
 """The names of checkpoints. `refresh_since` is in microseconds since 1970."""
 
 _TOMBSTONES = r"[0-9a-f]{32}\.parquet"
-_LEARNT_LIMITS = r"[0-9a-f]{16}\.json"
+_LIMIT = r"[0-9a-f]{16}\.json"
 _TEMPORARY = re.compile(
-    rf"\.(?:{re.escape(PARTITION_FILE)}|{SHARD_NAME.pattern}|{_TOMBSTONES}|write-probe|{_LEARNT_LIMITS})\.[0-9A-Za-z]+\.tmp"
+    rf"\.(?:{re.escape(PARTITION_FILE)}|{SHARD_NAME.pattern}|{_TOMBSTONES}|{_LIMIT}|write-probe)\.[0-9A-Za-z]+\.tmp"
 )
 _TEMPORARY_OF_0_1 = re.compile(rf"{SHARD_NAME.pattern}\.tmp")
 

@@ -202,8 +202,9 @@ class PartitionWork:
             raise
 
     def _do(self, partition: Partition, read_at: datetime, judge: Judge, stack: ExitStack) -> PartitionReport:
-        tasks, tasks_report = self._tasks(partition)
+        # Before the source is read: what comes later counts as a change, and is looked for at the end.
         forgotten = self.tombstones.recent()
+        tasks, tasks_report = self._tasks(partition)
         generations_file = self.dataset.partition(GENERATIONS, partition.folder)
         videos = self._videos(partition, forgotten)
         if videos is not None:

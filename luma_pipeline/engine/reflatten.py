@@ -10,13 +10,13 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 import pyarrow as pa
 
-from luma_pipeline.dataset import Dataset, PartitionFile, PartitionReader, StaleVersionError, Written
+from luma_pipeline.dataset import Dataset, Forgotten, PartitionFile, PartitionReader, StaleVersionError, Written
 from luma_pipeline.engine.candidates import Tasks
 from luma_pipeline.engine.partition import (
     GENERATIONS,
@@ -29,6 +29,7 @@ from luma_pipeline.engine.partition import (
     mark_of,
 )
 from luma_pipeline.engine.policy import GiveUpPolicy
+from luma_pipeline.engine.removal import remove_rows
 from luma_pipeline.engine.report import COUNTED_COLUMNS, GenerationsReport, preview_columns
 from luma_pipeline.engine.verdict import Judge
 from luma_pipeline.errors import LumaPipelineError
@@ -118,7 +119,13 @@ class ReflattenWork:
         version = file.version()
         report = reflatten_generations(file, tasks, self.spec, self.give_up, self.stopping, judge)
         judge.settle()
+        written: Mapping[str, Written] = {}
+        forgotten = Forgotten()
         if file.version() != version:
+            # After the writing, as in any run: a folder leaves a moment between the look at a file and its renaming.
+            forgotten = self.dataset.tombstones().now()
+            if len(forgotten):
+                written = remove_rows(self.dataset, partition.folder, forgotten, self.spec, judge, [GENERATIONS])
             # What the answers say of the videos may be something else now.
             judge.judge_videos_again(videos_file, file)
             judge.settle()
@@ -126,7 +133,8 @@ class ReflattenWork:
         if report.open_tasks and open_marks.set_at(name) is None:
             open_marks.set(name)
         faults = str(report.row_faults)
-        return PartitionReport(partition, generations=report, row_faults=faults, earlier=judge.earlier, left=left)
+        done = PartitionReport(partition, generations=report, row_faults=faults, earlier=judge.earlier, left=left)
+        return done.without(forgotten, written) if written else done
 
     def _file(self, dataset: str, partition: Partition) -> PartitionFile:
         file = self.dataset.partition(dataset, partition.folder)

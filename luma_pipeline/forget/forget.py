@@ -272,25 +272,25 @@ class _Forget:
         self._report.pages += len(renewed)
 
     def _remove_rows(self, survey: Survey, forgotten: Forgotten) -> None:
-        folders = [(folder, partial(self._remove_from_partition, folder, forgotten)) for folder in survey.folders]
-        reports = [(folder, partial(self._remove_from_report, folder, forgotten)) for folder in survey.reports]
-        shards = [
-            (folder, partial(self._remove_from_shards, folder, paths, forgotten))
-            for folder, paths in survey.shards.items()
-        ]
+        folders = {f"rows of {each}": partial(self._remove_from_partition, each, forgotten) for each in survey.folders}
+        reports = {f"report {each}": partial(self._remove_from_report, each, forgotten) for each in survey.reports}
+        shards = {
+            f"checkpoints of {folder}": partial(self._remove_from_shards, folder, some, forgotten)
+            for folder, some in survey.shards.items()
+        }
 
         def do(step: tuple[str, Callable[[], None]]) -> None:
-            folder, remove = step
+            what, remove = step
             try:
                 remove()
             except DatasetError as error:
-                self._problems[f"rows of {folder}"] = str(error)
+                self._problems[what] = str(error)
             else:
-                self._problems.pop(f"rows of {folder}", None)
+                self._problems.pop(what, None)
 
         for_each(
             do,
-            [*folders, *reports, *shards],
+            {**folders, **reports, **shards}.items(),
             at_once=_PARTITIONS_AT_ONCE,
             stopping=self.stopping,
             name="luma-forget-rows",

@@ -289,7 +289,7 @@ class AdaptiveRateLimiter:
     refusal, and the most. A request in vain costs little, but waiting on costs the whole run."""
     IDLE = 1.0
     """Seconds without a request after which the client has nothing to ask."""
-    CATCH_UP = 0.02
+    CATCH_UP = 0.05
     """Seconds by which a thread may come late and still take the slot that it was late for."""
 
     def __init__(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -11,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from luma_pipeline.luma.flatten import Drift, Flattened, flatten
+from luma_pipeline.luma.json_reader import read_json
 from luma_pipeline.luma.responses import read_generation
 from luma_pipeline.luma.results import Outcome, TaskResult
 from luma_pipeline.luma.spec import ProviderSpec
@@ -88,7 +88,7 @@ def _flattened(table: pa.Table, spec: ProviderSpec) -> tuple[Flattened, list[int
 def _generation(text: str | None, task_id: str, spec: ProviderSpec) -> Mapping[str, Any] | None:
     """The generation in a stored body; None where there is none, or another version alone can read it."""
     try:
-        body = json.loads((text or "").removeprefix("\ufeff"))
+        body = read_json((text or "").encode())
         return read_generation(body, spec.shape, spec.generation, task_id)[0] if isinstance(body, dict) else None
     except _UNREADABLE:
         return None

@@ -14,7 +14,8 @@ from luma_pipeline.media.buffers import BufferPool
 from luma_pipeline.media.download import Download
 from luma_pipeline.media.errors import CopyError, ErrorCode
 from luma_pipeline.media.facts import FactsReader, MediaFacts
-from luma_pipeline.media.sniff import MOV, MP4, SNIFF_BYTES, MediaType, declared_size, sniff
+from luma_pipeline.media.picture_end import PictureEnd
+from luma_pipeline.media.sniff import AVIF, MOV, MP4, SNIFF_BYTES, MediaType, declared_size, sniff
 from luma_pipeline.media.store import Upload
 from luma_pipeline.s3.uploads import UploadedPart
 
@@ -59,6 +60,7 @@ class Intake:
         self._digest = hashlib.sha256()
         self._facts = FactsReader()
         self._boxes = self._facts.boxes
+        self._picture_end = PictureEnd()
         self._head = b""
         self._media_type: MediaType | None = None
         self._upload: Upload | None = None
@@ -129,6 +131,7 @@ class Intake:
                 with view[filled : filled + count] as chunk:
                     self._digest.update(chunk)
                     self._facts.feed(chunk)
+                    self._picture_end.feed(chunk)
                 filled += count
                 if self._media_type is None and filled >= SNIFF_BYTES:
                     self._head = bytes(view[:SNIFF_BYTES])
@@ -171,7 +174,9 @@ class Intake:
             is_proven_whole = self._boxes.is_proven_whole
         else:
             declared = declared_size(self._head)
-            if declared is not None and declared > self._download.position:
+            goes_on = declared is not None and declared > self._download.position
+            is_cut = self._boxes.is_cut if media_type is AVIF else self._picture_end.is_cut(media_type)
+            if goes_on or is_cut:
                 self._reject_incomplete("the file's own structure goes on beyond its {} bytes")
             is_proven_whole = declared == self._download.position
         if not self._download.is_length_promised and not is_proven_whole:

@@ -208,7 +208,7 @@ class _ForgetRun:
         if runs:
             log.warning(
                 f"runs are at work: {', '.join(runs[:_MOST_NAMED])}. Each looks at the tombstones before it ends. If "
-                "one is killed, run luma_forget once more"
+                "one does not end well, run luma_forget once more"
             )
 
     def _runs_at_work(self) -> list[str]:

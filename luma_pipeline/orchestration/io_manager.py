@@ -10,6 +10,7 @@ from pydantic import Field
 from luma_pipeline.dataset import DatasetError
 from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS
 from luma_pipeline.errors import ConfigurationError
+from luma_pipeline.forget import RECORDS
 from luma_pipeline.orchestration.instance import Instance
 from luma_pipeline.orchestration.partitions import folder_of
 from luma_pipeline.orchestration.resources.dataset import LumaDataset
@@ -112,7 +113,7 @@ class LumaParquetIOManager(dg.ConfigurableIOManager):
         name = key.to_user_string()
         if name in self.datasets:
             return self.datasets[name]
-        if key.path[0] in DATASETS or key.path[0].startswith("_"):
+        if key.path[0] in (*DATASETS, RECORDS) or key.path[0].startswith("_"):
             raise WrongAssetError(
                 f"{name} is no asset of this IO manager, and its place below {self.dataset.url} is kept for another: "
                 f"the IO manager has {', '.join(self.datasets)}. Read an asset through its own IO manager; give an "

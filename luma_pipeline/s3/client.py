@@ -60,7 +60,8 @@ def make_client(*, max_connections: int, timeouts: tuple[float, float], max_atte
     except (BotoCoreError, ValueError) as error:
         raise S3SettingsError(f"cannot set up an S3 client: {without_secrets(str(error))}{_hint(error)}") from None
     redact_logs()
-    client.meta.events.register("before-parse.s3.ListObjectsV2", read_contents)
+    # The first star makes it the first handler: botocore's own parses the body to find out whether it is an error.
+    client.meta.events.register("before-parse.*.ListObjectsV2", read_contents)
     return client
 
 

@@ -16,7 +16,7 @@ _SUCCESS = 200
 
 
 def read_contents(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: Any) -> None:
-    """A handler of botocore's `before-parse.s3.ListObjectsV2`: takes the objects out of the body that botocore parses.
+    """A handler of botocore's `before-parse` of a listing: takes the objects out of the body that botocore parses.
 
     Each has `Key`, `Size`, `ETag` and `LastModified`. botocore decodes the keys afterwards, as if it had read them.
     """

@@ -1,4 +1,4 @@
-"""The S3 room: keeps secrets out of what botocore logs at DEBUG: session tokens, and keys in answers of STS."""
+"""The S3 room: keeps keys and session tokens out of what botocore logs at DEBUG, of requests and of answers of STS."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import re
 __all__ = ["redact_logs"]
 
 _NAMES = (
-    r"x-amz-security-token|x-amz-s3session-token|secretaccesskey|secret_access_key|sessiontoken|session_token|\btoken"
+    r"x-amz-security-token|x-amz-s3session-token|secretaccesskey|secret_access_key|accesskeyid|access_key_id"
+    r"|credential|sessiontoken|session_token|\btoken"
 )
 # `name: value`, `'name': b'value'`, `"Name" : "value"` and `<Name>value</Name>`.
 _SECRETS = re.compile(rf"((?:{_NAMES})['\"]?\s*(?:[:=>]|%3d)\s*b?['\"]?)[A-Za-z0-9+/=_%.~-]{{8,}}", re.IGNORECASE)

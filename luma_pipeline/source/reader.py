@@ -163,8 +163,8 @@ class SourceReader:
         """The tasks of [start, end) out of `rows`, which hold them. `earlier` is of `ids_elsewhere` or `repeats`."""
         begins, ends = pa.scalar(start, TIMESTAMP), pa.scalar(end, TIMESTAMP)
         times = rows.table["submitted_at"]
-        inside = rows.table.filter(pc.and_(pc.greater_equal(times, begins), pc.less(times, ends)))
-        named = inside.filter(inside["has_id"])
+        inside = _those(rows.table, pc.and_(pc.greater_equal(times, begins), pc.less(times, ends)))
+        named = _those(inside, inside["has_id"])
         table, repeated = _distinct(named.select(self._schema.names).cast(self._schema))
         none = _IDENTIFIED.empty_table()
         before = [rows.before, rows.table.select(_IDENTIFIED.names)]
@@ -174,7 +174,7 @@ class SourceReader:
         first = pa.scalar(self._since or _FIRST_TIME, TIMESTAMP)
         at = others["submitted_at"]
         ids = others.filter(pc.and_(pc.greater_equal(at, first), pc.less(at, begins)))["task_id"]
-        mine = table.filter(pc.invert(pc.is_in(table["task_id"], value_set=pc.unique(ids))))
+        mine = table.filter(pc.invert(pc.is_in(table["task_id"], value_set=pc.unique(ids)))) if len(ids) else table
         return SourceTasks(
             mine,
             len(inside),
@@ -265,12 +265,17 @@ def _example(values: Sequence[object]) -> str:
     return str(values[0])[:40] if values else ""
 
 
+def _those(table: pa.Table, wanted: pa.ChunkedArray) -> pa.Table:
+    """The rows that are wanted: usually all of them, which need no copy."""
+    return table if pc.all(wanted, min_count=0).as_py() else table.filter(wanted)
+
+
 def _distinct(table: pa.Table) -> tuple[pa.Table, int]:
     """One row per ID, the earliest, ordered by time and ID; and how many rows were left out."""
     ordered = table.sort_by([("submitted_at", "ascending"), ("task_id", "ascending")])
-    ids = ordered["task_id"].combine_chunks()
-    if pc.count_distinct(ids).as_py() == len(ids):
+    if pc.count_distinct(ordered["task_id"]).as_py() == len(ordered):
         return ordered, 0
+    ids = ordered["task_id"].combine_chunks()
     numbered = pa.table({"task_id": ids, "row": pa.array(range(len(ids)), pa.int64())})
     first = numbered.group_by("task_id").aggregate([("row", "min")])["row_min"]
     kept = ordered.take(pc.take(first, pc.sort_indices(first)))

@@ -148,9 +148,16 @@ def test_the_report_says_where_and_what_and_duckdb_reads_it(
 
 
 def test_without_reading_the_listing_alone_finds_what_it_tells(scene: Scene) -> None:
-    by_reading = {"digest_differs", "other_task", "wrong_content_type"}
+    (Path(scene.root) / "_audit" / "last.json").unlink()
     summary = scene.audit(read_within_days=None)
+    by_reading = {"digest_differs", "other_task", "wrong_content_type"}
     assert found(scene.report(summary)) == {kind: names for kind, names in EXPECTED.items() if kind not in by_reading}
+
+
+def test_what_was_found_by_reading_stays_found_when_its_turn_is_over(scene: Scene) -> None:
+    assert found(scene.report(scene.audit())) == EXPECTED
+    for _ in range(2):
+        assert found(scene.report(scene.audit(read_within_days=None))) == EXPECTED
 
 
 def test_dates_leave_partitions_out_and_no_orphan_is_looked_for(scene: Scene) -> None:

@@ -29,7 +29,9 @@ def test_two_components_share_nothing(project: Project) -> None:
     keys = {key.to_user_string() for key in repository.asset_graph.get_all_asset_keys()}
     names = ("luma_tasks", "luma_generations", "luma_videos", "luma_gallery", "luma_source")
     assert keys == {f"{name}/{asset}" for name in ("eu", "us") for asset in names}
-    assert {schedule.name for schedule in repository.schedule_defs} == {"eu_luma_schedule", "us_luma_schedule"}
+    kinds = ("luma_schedule", "luma_audit_schedule")
+    schedules = {f"{name}_{kind}" for name in ("eu", "us") for kind in kinds}
+    assert {schedule.name for schedule in repository.schedule_defs} == schedules
     sensors = {sensor.name for sensor in repository.sensor_defs}
     assert sensors == {"eu_luma_open_tasks_sensor", "us_luma_open_tasks_sensor"}
     for name in ("eu", "us"):
@@ -192,5 +194,6 @@ def test_schedule_and_sensor_of_a_component_are_off_and_those_of_the_code_locati
         (LumaPipelineComponent.resolve_from_yaml("schedule: {enabled: true}"), "RUNNING"),
     ):
         repository = component.definitions().get_repository_def()
-        found = {one.default_status.value for one in (*repository.schedule_defs, *repository.sensor_defs)}
-        assert found == {status}
+        found = {one.name: one.default_status.value for one in (*repository.schedule_defs, *repository.sensor_defs)}
+        assert found.pop("luma_audit_schedule") == "STOPPED"
+        assert set(found.values()) == {status}

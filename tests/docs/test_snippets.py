@@ -21,6 +21,7 @@ import yaml
 from luma_pipeline.audit import AuditSettings, audit_dataset
 from luma_pipeline.component import LumaPipelineComponent
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
+from luma_pipeline.forget import ForgetRequest, ForgetSettings, forget_tasks
 from luma_pipeline.media import TransferConfig
 from luma_pipeline.orchestration.audit import LumaAuditConfig
 from luma_pipeline.orchestration.run_config import LumaRunConfig
@@ -39,6 +40,7 @@ KINDS = {
     ("sql", "Athena query"): "parsed",
     ("sql", "Spark SQL"): "its columns are compared with those of the dataset",
     ("yaml", "run config"): "validated",
+    ("yaml", "run config of luma_forget"): "validated",
     ("yaml", "attributes"): "loaded",
     ("yaml", "dagster.yaml"): "an instance is made of it",
     ("bash", ""): "the commands and options are those that there are",
@@ -75,6 +77,7 @@ def lake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world.submit(*((f"task-{number}", f"2024-12-24T0{number}:00:00Z") for number in range(5)))
         assert world.run("2024-12-24").success
         audit_dataset(AuditSettings(str(directory / "data"), TransferConfig(bucket="my-videos")))
+        forget_tasks(ForgetSettings("data", TransferConfig(bucket=world.bucket)), ForgetRequest.of(["forgotten"]))
         yield world
 
 
@@ -179,6 +182,12 @@ def test_a_run_config_is_one(block: Block) -> None:
     ((op, given),) = yaml.safe_load(block.text)["ops"].items()
     kinds: dict[str, type[dg.Config]] = {"luma_pipeline": LumaRunConfig, "luma_audit_op": LumaAuditConfig}
     kinds[op](**given["config"])
+
+
+@pytest.mark.parametrize("block", of("yaml", "run config of luma_forget"))
+def test_a_run_config_of_luma_forget_is_one(block: Block) -> None:
+    job = LumaPipelineComponent().definitions().resolve_job_def("luma_forget")
+    assert dg.validate_run_config(job, yaml.safe_load(block.text))
 
 
 @pytest.mark.parametrize("block", of("yaml", "dagster.yaml"))

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import duckdb
@@ -285,7 +286,7 @@ def _final_task_asked_again(round_: Round) -> list[str]:
         final = next(task_id for task_id, each in round_.expected.items() if each.state == "failed")
         quiet_run = round_.quiet_run
 
-        def meddling(**settings: str) -> str:
+        def meddling(**settings: Any) -> str:
             headers = {"Authorization": f"Bearer {round_.stage.secrets.token}"}
             requests.get(f"{round_.provider.base_url}/luma/generations/{final}", headers=headers, timeout=10)
             return quiet_run(**settings)

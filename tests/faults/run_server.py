@@ -96,6 +96,8 @@ def run(order: dict[str, Any]) -> None:
     in_process = dg.Definitions(executor=dg.in_process_executor)
     definitions = dg.Definitions.merge(LumaPipelineComponent.from_environment().definitions(), in_process)
     job = definitions.resolve_implicit_global_asset_job_def()
+    if not order["checks"]:
+        job = job.get_subset(asset_selection=job.asset_layer.selected_asset_keys, asset_check_selection=set())
     tags = {"dagster/asset_partition_range_start": order["first"], "dagster/asset_partition_range_end": order["last"]}
     config = {"ops": {"luma_pipeline": {"config": order["config"]}}} if order["config"] else {}
     with dg.DagsterInstance.get() as instance, capture_interrupts():

@@ -11,14 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import statistics
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,11 @@ class Summary:
             "disturbed runs ended as": self._sum(lambda result: result.statuses),
             "rounds with": self._sum(lambda result: Counter(result.features)),
             "readings beside the runs": sum(result.readings for result in self.results),
-            "seconds to recover, median": round(statistics.median(recovered), 2) if recovered else None,
+            "seconds to recover, median": _median(recovered),
             "seconds to recover, worst": round(max(recovered), 2) if recovered else None,
-            "seconds to stop, median": round(statistics.median(stopped), 2) if stopped else None,
+            "seconds to stop, median": _median(stopped),
             "seconds to stop, worst": round(max(stopped), 2) if stopped else None,
-            "seconds a round, median": round(statistics.median(result.seconds for result in self.results), 1),
+            "seconds a round, median": _median([result.seconds for result in self.results]),
             "violations": sum(len(found) for found in self.violations.values()),
             "violations by seed": self.violations,
         }
@@ -70,9 +71,19 @@ class Summary:
         return dict(sorted(total.items()))
 
 
+def _median(values: Sequence[float]) -> float | None:
+    return round(statistics.median(values), 2) if values else None
+
+
 def soak(seeds: range, directory: Path, told: Callable[[Result], None] = lambda _: None) -> Summary:
-    """Do the rounds with these seeds, one after the other."""
+    """Do the rounds with these seeds, one after the other; an interrupt ends them, and what was done is returned."""
     summary = Summary()
+    with suppress(KeyboardInterrupt):
+        _do(seeds, directory, summary, told)
+    return summary
+
+
+def _do(seeds: range, directory: Path, summary: Summary, told: Callable[[Result], None]) -> None:
     for start in range(0, len(seeds), _ROUNDS_OF_A_STAGE):
         place = directory / f"stage-{start}"
         with running_stage(place) as stage:
@@ -80,7 +91,6 @@ def soak(seeds: range, directory: Path, told: Callable[[Result], None] = lambda 
                 result = one_round(stage, seed, directory / f"round-{seed}")
                 summary.results.append(result)
                 told(result)
-    return summary
 
 
 def one_round(stage: Stage, seed: int, directory: Path, *, patience_seconds: float | None = None) -> Result:
@@ -125,6 +135,8 @@ def main() -> int:
     parser.add_argument("--keep", type=Path, help="a new folder for what is kept of rounds that found something")
     parser.add_argument("--prove", action="store_true", help="break each invariant by hand, and show that it is seen")
     arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     with _directory(arguments.keep) as directory:
         if arguments.prove:
             from tests.faults import prove

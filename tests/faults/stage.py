@@ -44,6 +44,7 @@ class Secrets:
         return {
             "token": self.token,
             "S3 secret key": self.secret_access_key,
+            "S3 key ID": self.access_key_id,
             "database password": self.password,
             "signed query": self.signature,
         }

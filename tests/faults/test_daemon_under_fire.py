@@ -33,6 +33,7 @@ FOLDER = DEPLOY / "docker-compose"
 FIRST_DAY = date(2025, 1, 1)
 DAYS = [(FIRST_DAY + timedelta(days=number)).isoformat() for number in range(24)]
 TASKS_A_DAY = 4
+DAYS_A_RUN = 4
 OPEN_DAY = DAYS[3]
 SHOTS = ("daemon", "code-server", "webserver", "daemon", "code-server", "webserver", "daemon")
 """What is killed, in this order. Dagster starts a killed run twice more, so two shots at the runs' server are the most.
@@ -55,7 +56,7 @@ def deployment(tmp_path: Path, postgres_server: sa.URL) -> Iterator[Deployment]:
         **_of_example("DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR"),
         "LUMA_SCHEDULE_ENABLED": "true",
         "LUMA_SCHEDULE_CRON": "* * * * *",
-        "LUMA_PARTITIONS_PER_RUN": "4",
+        "LUMA_PARTITIONS_PER_RUN": str(DAYS_A_RUN),
         "LUMA_LATE_ROWS_MINUTES": "0",
     }
     with running_deployment(dagster, FOLDER, tmp_path, postgres_server, settings) as running:
@@ -115,7 +116,7 @@ def test_killed_servers_cost_a_backfill_a_schedule_and_a_sensor_nothing(deployme
     # Nothing is done twice: what a killed run was in the middle of is all that may be asked and fetched again.
     asked = Counter(task_id for request in world.provider.requests for task_id in request.task_ids)
     again = sum(count - 1 for task_id, count in asked.items() if task_id not in {still_open})
-    assert again <= SHOTS.count("code-server") * 2 * TASKS_A_DAY * 4
+    assert again <= SHOTS.count("code-server") * DAYS_A_RUN * TASKS_A_DAY + len(today)
     _assert_each_tick_and_partition_has_one_run(runs, backfill_id)
 
 

@@ -11,7 +11,7 @@ from tests.faults.prove import prove
 from tests.faults.soak import Summary, one_round
 from tests.faults.stage import Stage, running_stage
 
-pytestmark = pytest.mark.timeout(420)
+pytestmark = pytest.mark.timeout(900)
 
 SEEDS = range(1, 16)
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luma_pipeline.luma.responses import ResponseAction, read_answer
+from luma_pipeline.luma.responses import Body, ResponseAction, Said, code_matches, read_answer, words_match
 
 
 def wrapped(code: str, message: str = "", kind: str = "api_error") -> dict[str, Any]:
@@ -207,3 +207,10 @@ def test_any_bytes_at_any_status_have_a_meaning(status: int, raw: bytes) -> None
     else:
         assert answer.code
         assert answer.message is not None
+
+
+def test_codes_and_words_are_the_same_in_capitals() -> None:
+    said = Said(403, Body.JSON, "Insufficient_Quota", "Insufficient_Quota You Exceeded", "t")
+    assert code_matches("insufficient_quota")(said)
+    assert words_match("you exceeded")(said)
+    assert not code_matches("you exceeded")(said)

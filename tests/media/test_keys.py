@@ -159,3 +159,33 @@ def test_templates_that_work(template: str, prefix: str, key: str) -> None:
         )
         == key
     )
+
+
+@pytest.mark.parametrize(
+    ("task_id", "segment"),
+    [
+        ("abc", "abc"),
+        ("_a.b-c", "_a.b-c"),
+        ("x" * 128, "x" * 128),
+        ("x" * 129, "x" * 40 + "~0ec9eb33e74510bcdd1f2ea55206e82f21649c5c2becbf2b433eb475b34c01bd"),
+        ("a..b", "a-b~f62b42414c514fa689d3e087ba397c602a4ba2c897f0ac2cb32cf770c3442bf2"),
+        ("a.", "a~5ab640fad553cbf927dc96b8e7878a9844b2fa79b7a4f5c515e186970ec53027"),
+        ("-a", "a~c274891790345c56cef3b53c026bdc48150948fa60c56306073d6fea7766ad6a"),
+        ("A/b c", "A-b-c~4380c81f00096d69189ac6f23346b7e41c38cf98bd6604acee9e42c1463f915f"),
+        ("/lead/trail/", "lead-trail~06b38a1de5a2580f169c9a0b768ecf15616ae8205ff2efef87f2994171bc3aee"),
+        ("X/X", "X-X~30719a12e9f6aff8fef9c144f23557e063e0483da1965f9220df7111f61d6f8e"),
+        ("\u00e9\u00e9\u00e9", "~355b7226e20cb564774ef99442e77ac003100624b42b5a92944f0dad75b126b0"),
+        ("\ud800", "~91a681b998555fb475479817b126c94e57e52011fa1842c5d188795a4a05226b"),
+    ],
+)
+def test_the_key_of_a_task_is_the_same_for_ever(task_id: str, segment: str) -> None:
+    # An object under another key is copied again, and the old one is an orphan.
+    assert KeyTemplate().key(task_id, Artifact.VIDEO, "mp4") == f"{segment}/video.mp4"
+
+
+def test_the_base_of_a_key_is_read_out_of_keys_of_the_template_alone() -> None:
+    with_extension, without = KeyTemplate("{task_id}/{artifact}.{extension}"), KeyTemplate("{task_id}/{artifact}")
+    assert with_extension.key_base_of("a.mp4/video.mp4") == "a.mp4/video."
+    assert with_extension.key_base_of("a/video.mp4.tmp") is None
+    assert with_extension.key_base_of("a/video") is None
+    assert without.key_base_of("a/video.tmp") == "a/video.tmp"

@@ -38,7 +38,7 @@ def test_the_wheel_works_in_a_new_environment(
 def test_the_providers_client_works_where_dagster_is_not_installed(
     distributions: Distributions, tmp_path: Path
 ) -> None:
-    requirements = ["requests", "pyarrow"]
+    requirements = ["requests", "pyarrow", "msgspec"]
     programs = new_environment(pythons()[-1], tmp_path / "venv", *requirements, constraints=ROOT / "requirements.lock")
     pip(programs, "install", "--quiet", "--no-deps", str(distributions.wheel))
     code = (

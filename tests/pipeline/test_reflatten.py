@@ -22,6 +22,7 @@ import pytest
 import luma_pipeline
 from luma_pipeline import EngineSettings, ProviderConfig, RunOptions, SourceTable, TransferConfig, run_partition
 from luma_pipeline.dataset import Dataset
+from luma_pipeline.dataset.tombstones import digest_of
 from luma_pipeline.engine.policy import GiveUpPolicy
 from luma_pipeline.engine.reflatten import reflatten_generations
 from luma_pipeline.errors import LumaPipelineError
@@ -216,6 +217,14 @@ def test_a_dry_run_says_how_many_rows_it_would_write(done: World) -> None:
         if event.event_type_value == "ASSET_OBSERVATION"
     }
     assert {day: one.metadata["would_make_columns_again"].value for day, one in found.items()} == {DAY: 5, NEXT_DAY: 0}
+
+
+def test_a_task_with_a_tombstone_does_not_come_back(done: World) -> None:
+    Dataset(url=str(done.directory / "data")).tombstones().add([digest_of("odd")])
+    change(done, drop=("video_width",))
+    assert done.run(DAY, **REFLATTEN).success
+    assert set(by_task(done)) == {"plain", "other", "open", "unknown", "next"}
+    assert by_task(done)["plain"]["video_width"]
 
 
 def test_a_run_that_is_stopped_leaves_the_file_as_it_was(done: World) -> None:

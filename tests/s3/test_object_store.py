@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from luma_pipeline.s3 import ObjectExistsError, ObjectStore, abort_uploads, begin_upload
+from luma_pipeline.s3.client import make_client
 from luma_pipeline.s3.listing import read_contents
 from tests.media.conftest import BUCKET
 from tests.media.stores import Store
@@ -104,6 +105,24 @@ def test_a_listing_is_read_as_botocore_reads_it(store: ObjectStore, folder: str)
     assert len(read) == len(STRANGE_NAMES)
     assert {listed.key for listed in ours.objects} == {folder + name for name in STRANGE_NAMES}
     assert ours == theirs
+
+
+def test_botocores_own_look_for_errors_parses_no_objects(moto: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
+    for name, value in zip(names, (moto.client().meta.endpoint_url, "key", "secret", "us-east-1"), strict=True):
+        monkeypatch.setenv(name, value)
+    store = ObjectStore(make_client(max_connections=1, timeouts=(5.0, 5.0)), BUCKET)
+    store.put("errors/a", b"x")
+    bodies: list[bytes] = []
+
+    def look(response_dict: dict[str, Any], **_: Any) -> None:
+        bodies.append(response_dict["body"])
+
+    # Where botocore has its own.
+    store.client.meta.events.register_first("before-parse.s3.*", look)
+    assert [listed.key for listed in store.list_page("errors/").objects] == ["errors/a"]
+    assert b"ListBucketResult" in bodies[-1]
+    assert b"Contents" not in bodies[-1]
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,16 @@ from tests.media.faulty_store import Fault, FaultyStore
 from tests.media.stores import Store
 
 TOKEN = "FwoGZXIvYXdzEJr//////////wEaDsEcReTsEsSiOnToKeN123=="
+KEY_ID = "AKIAIOSFODNN7EXAMPLE"
 SECRET = "SeCrEtAcCeSsKeY0123456789abcdefghijklmn+"
 
 
-def test_the_session_token_is_in_no_log(
+def test_neither_the_keys_nor_the_session_token_are_in_a_log(
     moto: Store, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     for name, value in moto.environment().items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", KEY_ID)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
     monkeypatch.setenv("AWS_SESSION_TOKEN", TOKEN)
     with caplog.at_level(logging.DEBUG):
@@ -31,8 +33,10 @@ def test_the_session_token_is_in_no_log(
         list(store.list_all("secrets/"))
 
     assert "security-token" in caplog.text.lower()
+    assert "AWS4-HMAC-SHA256 Credential=[redacted]" in caplog.text
     assert TOKEN not in caplog.text
     assert SECRET not in caplog.text
+    assert KEY_ID not in caplog.text
 
 
 def test_the_keys_of_an_assumed_role_are_in_no_log(
