@@ -32,7 +32,7 @@ RUN_SECONDS = 3.5
 PARTITION_SECONDS = 0.12
 """Six events of Dagster, 20 ms each. ARCHITECTURE.md, "A partition of a backfill costs six events"."""
 LIMIT_USED = 0.97
-"""Share of the provider's limit that runs use together. RESULTS.md, "One limit, many runs": with a shared limit."""
+"""Share of the provider's limit that runs use together. RESULTS.md, "One limit, shared through PostgreSQL"."""
 THREADS = 16
 """Requests under way in a run: the default of `provider.max_concurrency`."""
 COPY_WORKERS = 8
