@@ -22,7 +22,7 @@ test: $(READY)
 # Deployments whose servers and workers are killed and restarted, the wheel with both ends of what it may use: minutes,
 # and Redis.
 test-deployments: $(READY)
-	$(BIN)/python -m pytest -m deployment tests/deploy tests/packaging tests/faults tests/e2e
+	$(BIN)/python -m pytest -m deployment
 
 # Rounds of runs that are killed and disturbed: make soak ROUNDS=200 SEED=1. The round of a seed: ROUNDS=1 SEED=<it>.
 ROUNDS ?= 20
@@ -102,7 +102,7 @@ lock:
 verify-lock: $(READY)
 	$(BIN)/python -m tests.packaging.installed_packages
 
-# All of them, in half an hour, into benchmarks/RESULTS.md. Needs a quiet machine, and nginx.
+# All of them, in an hour, into benchmarks/RESULTS.md. Needs a quiet machine, and nginx.
 benchmark: benchmark-extra
 	$(BIN)/python -m benchmarks
 

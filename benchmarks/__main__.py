@@ -1,4 +1,4 @@
-"""All benchmarks, one after the other, in sizes that take less than half an hour on two quiet cores.
+"""All benchmarks, one after the other, in sizes that take less than an hour on two quiet cores.
 
 Usage: python -m benchmarks [NAME ...]. Each writes its section of RESULTS.md. A new one is a line in BENCHMARKS.
 """
@@ -16,6 +16,9 @@ BENCHMARKS: dict[str, list[str]] = {
     "again": [],
     "audit": [],
     "backfill": ["--days", "180", "--singly", "8"],
+    "limit": [],
+    "shared_limit": [],
+    "scaling": ["--measure"],
 }
 """The modules of this package, with their arguments."""
 
