@@ -24,6 +24,7 @@ from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA
 from luma_pipeline.forget import ForgetRequest, ForgetSettings, forget_tasks
 from luma_pipeline.media import TransferConfig
 from luma_pipeline.orchestration.audit import LumaAuditConfig
+from luma_pipeline.orchestration.forget import ForgetConfig
 from luma_pipeline.orchestration.run_config import LumaRunConfig
 from luma_pipeline.sandbox.s3 import ObjectStore
 from tests.docs.pages import DOCS, PAGES, ROOT, Block, blocks
@@ -40,7 +41,6 @@ KINDS = {
     ("sql", "Athena query"): "parsed",
     ("sql", "Spark SQL"): "its columns are compared with those of the dataset",
     ("yaml", "run config"): "validated",
-    ("yaml", "run config of luma_forget"): "validated",
     ("yaml", "attributes"): "loaded",
     ("yaml", "dagster.yaml"): "an instance is made of it",
     ("bash", ""): "the commands and options are those that there are",
@@ -180,14 +180,12 @@ def test_attributes_in_yaml_load(block: Block) -> None:
 @pytest.mark.parametrize("block", of("yaml", "run config"))
 def test_a_run_config_is_one(block: Block) -> None:
     ((op, given),) = yaml.safe_load(block.text)["ops"].items()
-    kinds: dict[str, type[dg.Config]] = {"luma_pipeline": LumaRunConfig, "luma_audit_op": LumaAuditConfig}
+    kinds: dict[str, type[dg.Config]] = {
+        "luma_pipeline": LumaRunConfig,
+        "luma_audit_op": LumaAuditConfig,
+        "luma_forget_op": ForgetConfig,
+    }
     kinds[op](**given["config"])
-
-
-@pytest.mark.parametrize("block", of("yaml", "run config of luma_forget"))
-def test_a_run_config_of_luma_forget_is_one(block: Block) -> None:
-    job = LumaPipelineComponent().definitions().resolve_job_def("luma_forget")
-    assert dg.validate_run_config(job, yaml.safe_load(block.text))
 
 
 @pytest.mark.parametrize("block", of("yaml", "dagster.yaml"))
@@ -195,7 +193,9 @@ def test_an_instance_takes_its_settings(block: Block, tmp_path: Path) -> None:
     (tmp_path / "dagster.yaml").write_text(block.text)
     with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
         assert instance.run_monitoring_enabled
-        assert instance.get_concurrency_config().pool_config.default_pool_limit == 1
+        queue = instance.get_concurrency_config().run_queue_config
+        assert queue is not None
+        assert queue.max_concurrent_runs == 4
 
 
 _BIN = Path(sys.executable).parent

@@ -20,7 +20,7 @@ from tests.faults.readers import DATASETS
 from tests.faults.stage import Secrets
 
 _IN_BUCKET = {"copied", "already_present"}
-_OURS = ("_open/", "_unfinished/", "_verdicts/", "_verified/")
+_OURS = ("_limits/", "_open/", "_unfinished/", "_verdicts/", "_verified/")
 
 
 @dataclass(frozen=True)
