@@ -142,6 +142,7 @@ def test_the_wheel_and_nothing_else_of_the_checkout_is_there(project: Project) -
 
 
 # Thirty seconds of work on a machine that has nothing else to do.
+@pytest.mark.deployment
 @pytest.mark.timeout(600)
 def test_two_scaffolded_components_copy_their_videos_side_by_side(project: Project, tmp_path: Path) -> None:
     assert COMPONENT in project.dg("list", "components", "--json")

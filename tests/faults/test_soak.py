@@ -41,6 +41,7 @@ def test_what_is_killed_faulted_and_run_at_once_is_whole_and_leaves_nothing_stra
     assert sum(len(result.kills) for result in summary.results) >= len(SEEDS) // 2
 
 
+@pytest.mark.deployment
 def test_each_invariant_can_be_broken_and_is_seen(stage: Stage, tmp_path: Path) -> None:
     proofs = prove(stage, tmp_path / "round")
     assert len(proofs) > 30

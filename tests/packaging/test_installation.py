@@ -8,7 +8,7 @@ import pytest
 
 from tests.packaging.conftest import ROOT, Distributions, new_environment, pip, pythons, run
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.deployment]
 
 
 def ends() -> list[tuple[str, str]]:
@@ -19,7 +19,6 @@ def ends() -> list[tuple[str, str]]:
     return [*found, (newest, "requirements.lock")]
 
 
-@pytest.mark.deployment
 @pytest.mark.parametrize(("python", "lock"), ends(), ids=lambda end: end)
 def test_the_wheel_works_in_a_new_environment(
     distributions: Distributions, tmp_path: Path, python: str, lock: str
