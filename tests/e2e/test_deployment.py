@@ -107,6 +107,7 @@ def test_a_partition_that_fails_fails_alone_and_is_all_that_is_done_again(plant:
         assert {day for day in days if runs[day] == second.run_id} == {days[2]}
 
 
+@pytest.mark.deployment
 def test_a_run_killed_half_way_keeps_what_was_done_and_it_costs_nothing_again(plant: Plant) -> None:
     days = plant.days(30)
     plant.submit(days, 8)

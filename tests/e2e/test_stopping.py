@@ -209,7 +209,7 @@ def test_a_cancelled_backfill_keeps_what_it_did_and_leaves_the_rest_missing(
 ) -> None:
     days = plant.days(60)
     plant.submit(days, 1)
-    plant.world.provider.latency_seconds = 0.5
+    plant.world.provider.latency_seconds = 2.0
     before = len(plant.wait_for_partitions(0))
     backfill_id = plant.client.launch_backfill(ASSETS, days)
     plant.wait_for_partitions(before + 10)

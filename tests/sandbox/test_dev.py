@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 from tests.ports import free_ports
@@ -42,6 +43,7 @@ def processes_with(text: str) -> list[str]:
     return found
 
 
+@pytest.mark.deployment
 def test_dev_says_what_to_click_when_every_day_is_there_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     directory = tmp_path / "sandbox"
     command = [*COMMAND, "--webserver-port", str(free_ports(1)[0]), "--directory", str(directory)]
