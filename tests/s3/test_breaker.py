@@ -91,7 +91,7 @@ def test_a_store_that_answers_again_in_time_keeps_no_upload(
         for n in range(3):
             copier.submit(CopyRequest(f"t{n}", Artifact.VIDEO, cdn.add(Answer(LARGE))))
         assert store.begun.wait(30)
-        threading.Timer(5.5, store.is_over.set).start()
+        threading.Timer(4.5, store.is_over.set).start()
         copier.close(cancel=True)
         # An abort that the proxy has taken may reach a busy store a little later.
         deadline = time.monotonic() + 20
