@@ -5,11 +5,10 @@ It asks nothing of the provider and of the source table. The caller's thread onl
 
 from __future__ import annotations
 
-import queue
 import random
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import accumulate, islice
@@ -31,7 +30,7 @@ from luma_pipeline.engine.earlier_videos import is_in_bucket, is_of_bucket
 from luma_pipeline.engine.partition import GENERATIONS, TASKS, VIDEOS, key_of_mark, mark_of
 from luma_pipeline.engine.report import TASK_ID_MISMATCH
 from luma_pipeline.engine.resources import OpenResources
-from luma_pipeline.engine.threads import finish, start
+from luma_pipeline.engine.threads import finish, for_each, start
 from luma_pipeline.engine.verdict import Judge, judge_generations, judge_videos
 from luma_pipeline.engine.video_answers import differing_of_file, shown
 from luma_pipeline.luma import GATEWAY, Drift, ProviderSpec
@@ -243,30 +242,11 @@ class _Check:
             verdicts[key] = self._judge_of(key).put(generations, videos)
 
         sets = {name: frozenset(keys) for name, keys in not_judged.items()}
-        self._for_each(judge, sorted(sets[GENERATIONS] | sets[VIDEOS]))
+        missing = sorted(sets[GENERATIONS] | sets[VIDEOS])
+        for_each(judge, missing, at_once=_AT_ONCE, stopping=self._opened.stopping, name="luma-check")
 
     def _judge_of(self, key: str) -> Judge:
         return Judge(self._stored, mark_of(key), self._plan.spec)
-
-    def _for_each(self, work: Callable[[str], None], keys: Iterable[str]) -> None:
-        """Call `work` for each key, some at once; raises what the first call that failed raised."""
-        to_do: queue.SimpleQueue[str] = queue.SimpleQueue()
-        for key in keys:
-            to_do.put(key)
-
-        def work_off() -> None:
-            while not self._opened.stopping.is_set():
-                try:
-                    key = to_do.get_nowait()
-                except queue.Empty:
-                    return
-                work(key)
-
-        threads = [start(work_off, f"luma-check-{number}") for number in range(min(_AT_ONCE, to_do.qsize()))]
-        for thread in threads:
-            self._opened.keep_thread(thread)
-        for thread in threads:
-            thread.result()
 
     # -- the store --------------------------------------------------------------------------------------------------
 
