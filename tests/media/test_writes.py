@@ -151,10 +151,28 @@ def test_a_damaged_write_over_a_known_object_leaves_no_row_of_an_object(moto: St
     assert area.objects() == {}
 
 
-def test_a_store_that_drops_metadata_keeps_what_was_written_over(rclone: Store, cdn: FaultyCdn) -> None:
-    """The object that stands does not say which copy wrote it: its size tells that it is whole."""
-    area = make_area(rclone)
-    with area.copier() as copier:
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "stored shorter"])
+def test_an_object_that_does_not_say_who_wrote_it_is_told_by_its_size(
+    moto: Store, cdn: FaultyCdn, is_whole: bool
+) -> None:
+    """The store keeps no metadata."""
+    area = make_area(moto)
+    metadata = tuple(f"x-amz-meta-luma-{name}" for name in ("task-id", "artifact", "source", "copy-id", "sha256"))
+
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        if request.method == "HEAD":
+            return Fault(passes=True, drops=metadata)
+        is_cut = request.is_part and request.query["partNumber"] == ["2"] and not is_whole
+        return Fault(passes=True, keeps=1000, drops=NO_CHECKSUMS) if is_cut else None
+
+    with (
+        FaultyStore(moto.port, rule) as proxy,
+        area.copier(s3_client=moto.client(endpoint=proxy.endpoint)) as copier,
+    ):
         result = copier.copy(CopyRequest("task", Artifact.VIDEO, cdn.add(Answer(LARGE))))
-    assert result.status is CopyStatus.COPIED
-    assert area.objects() == {"task/video.mp4": LARGE}
+    if is_whole:
+        assert result.status is CopyStatus.COPIED
+        assert area.objects() == {"task/video.mp4": LARGE}
+    else:
+        assert (result.status, result.error_code, result.key) == (CopyStatus.FAILED, "store_error", None)
+        assert f"{len(LARGE)} bytes were written" in (result.error_message or "")
