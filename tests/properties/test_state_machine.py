@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -23,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from luma_pipeline import (
     EngineSettings,
@@ -49,12 +50,11 @@ from tests.properties.wild import task_ids
 BUCKET = "state-machine"
 DAYS = [datetime(2024, 12, 24, tzinfo=UTC), datetime(2024, 12, 25, tzinfo=UTC)]
 FINAL = ("completed", "failed")
-MOST_TASKS = 4
-"""So few that all of a day are final in many examples."""
 REFRESH = RunOptions(refresh=True)
 OPTIONS = [
-    *[RunOptions()] * 6,
-    *[REFRESH] * 3,
+    *[RunOptions()] * 8,
+    *[None] * 3,
+    *[REFRESH] * 6,
     RunOptions(retry_failed=True),
     RunOptions(verify=True),
     RunOptions(limit=1),
@@ -64,6 +64,7 @@ OPTIONS = [
     RunOptions(refresh=True, retry_failed=True, verify=True),
     RunOptions(refresh=True, limit=1),
 ]
+"""Of the run that follows something that has happened; None: none follows."""
 
 
 class Says(Enum):
@@ -83,6 +84,35 @@ class Row(NamedTuple):
 
 
 NOT_ASKED = Row("request_failed")
+
+number_of_task = st.integers(0, 3)
+new_task = (
+    task_ids.filter(lambda text: "\0" not in text),
+    st.sampled_from([0, 0, 1]),
+    st.sampled_from(["completed", "pending", "failed", "pending", "completed", None]),
+)
+"""An ID, a day, and a state; None for a task that the provider does not know."""
+
+
+def event(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    """The name of a method of PipelineMachine, and what it is called with."""
+    return st.tuples(st.just(name), *arguments)
+
+
+states = st.sampled_from(["completed", "completed", "failed"])
+less = event("answer_with_less", number_of_task, st.sampled_from([*Says, Says.NOT_FOUND]), st.booleans())
+events = st.one_of(
+    event("finish", number_of_task, states),
+    less,
+    event("finish_all", states),
+    less,
+    event("expire", number_of_task),
+    event("renew", number_of_task, st.booleans()),
+    event("purge_or_submit_again", number_of_task),
+    event("lose", number_of_task),
+    event("submit", *new_task),
+    event("run", st.sampled_from([0, 0, 1])),
+)
 
 
 @dataclass
@@ -137,111 +167,98 @@ class PipelineMachine(RuleBasedStateMachine):
         with closing(self._source()) as source:
             source.execute("CREATE TABLE generations (task_id TEXT, submitted_at TIMESTAMP)")
 
-    @initialize(gives_up=st.booleans())
-    def begin(self, gives_up: bool) -> None:
+    @initialize(
+        gives_up=st.sampled_from([False, False, True]), tasks=st.lists(st.tuples(*new_task), min_size=2, max_size=3)
+    )
+    def begin(self, gives_up: bool, tasks: list[tuple[str, int, str | None]]) -> None:
         """Old tasks are given up at once, or never."""
         self.gives_up = gives_up
+        for task in tasks:
+            self.submit(*task)
+
+    @rule(what=events, options=st.sampled_from(OPTIONS))
+    def happen(self, what: tuple[Any, ...], options: RunOptions | None) -> None:
+        """Something happens to a task, and a run follows over its day.
+
+        One rule, since hypothesis leaves out most of many rules in each example.
+        """
+        name, *arguments = what
+        day = getattr(self, name)(*arguments)
+        if options is not None:
+            self._run(day, options)
 
     def teardown(self) -> None:
         self.provider.stop()
         self.cdn.stop()
         shutil.rmtree(self.folder)
 
-    # -- what happens outside of the pipeline ------------------------------------------------------------------------
+    # -- what happens: each tells the day in which it does -----------------------------------------------------------
 
-    @precondition(lambda self: len(self.tasks) < MOST_TASKS)
-    @rule(
-        task_id=task_ids.filter(lambda text: "\0" not in text),
-        day=st.sampled_from([0, 0, 1]),
-        says=st.sampled_from([Says.STATE, Says.STATE, Says.NOT_FOUND]),
-        state=st.sampled_from(["pending", "completed", "failed"]),
-    )
-    def submit(self, task_id: str, day: int, says: Says, state: str) -> None:
-        if task_id in self.tasks:
-            return
-        task = Task(task_id, day, len(self.tasks), says, state)
-        self.tasks[task_id] = task
-        self._new_link(task)
-        self._put_into_source(task)
-
-    @precondition(lambda self: self.tasks)
-    @rule(data=st.data(), state=st.sampled_from(["completed", "completed", "failed", "pending"]))
-    def answer_with_a_state(self, data: st.DataObject, state: str) -> None:
-        """A task finishes, fails, or goes back to what it was before."""
-        task = self._any(data)
-        task.says, task.state = Says.STATE, state
-        self._tell(task)
-
-    @precondition(lambda self: self.tasks)
-    @rule(data=st.data(), says=st.sampled_from([Says.NOT_FOUND, Says.NOT_FOUND, Says.REFUSED]))
-    def answer_without_a_state(self, data: st.DataObject, says: Says) -> None:
-        """The provider forgets a task, or refuses to tell."""
-        task = self._any(data)
-        task.says = says
-        self._tell(task)
-
-    @precondition(lambda self: self.tasks)
-    @rule(state=st.sampled_from(["completed", "failed"]))
-    def finish_all(self, state: str) -> None:
-        for task in self.tasks.values():
-            if task.state not in FINAL:
-                task.says, task.state = Says.STATE, state
-                self._tell(task)
-
-    @precondition(lambda self: self.tasks)
-    @rule(data=st.data())
-    def expire(self, data: st.DataObject) -> None:
-        self._revoke(self._any(data).link)
-
-    @precondition(lambda self: self.dead)
-    @rule(data=st.data())
-    def renew(self, data: st.DataObject) -> None:
-        """The provider has a living link in the place of a dead one."""
-        self._new_link(self.tasks[self.links[data.draw(st.sampled_from(sorted(self.dead)))]])
-
-    @precondition(lambda self: self.tasks)
-    @rule(data=st.data())
-    def purge_or_submit_again(self, data: st.DataObject) -> None:
-        task = self._any(data)
-        if not task.is_in_source:
+    def submit(self, task_id: str, day: int, state: str | None) -> int:
+        if task_id not in self.tasks and len(self.tasks) < 4:
+            says = Says.NOT_FOUND if state is None else Says.STATE
+            task = Task(task_id, day, len(self.tasks), says, state or "pending")
+            self.tasks[task_id] = task
+            self._new_link(task)
             self._put_into_source(task)
-            return
-        task.is_in_source = False
-        with closing(self._source()) as source:
-            source.execute("DELETE FROM generations WHERE task_id = ?", (task.task_id,))
-            source.commit()
+        return day
 
-    @precondition(lambda self: self.objects)
-    @rule(data=st.data())
-    def lose(self, data: st.DataObject) -> None:
-        task_id = data.draw(st.sampled_from(sorted(self.objects)))
-        del self.objects[task_id]
-        self.client.delete_object(Bucket=BUCKET, Key=self._key(task_id))
+    def finish(self, which: int, state: str) -> int:
+        """A task finishes or fails, also one that has done the other before."""
+        task = self._task(which, lambda task: not self._has_final_row(task))
+        return self._answer(task, Says.STATE, state)
+
+    def finish_all(self, state: str) -> int:
+        for task in self.tasks.values():
+            if task.link in self.dead:
+                self._new_link(task)
+            self._answer(task, Says.STATE, task.state if task.state in FINAL else state)
+        return self.run(0)
+
+    def answer_with_less(self, which: int, says: Says, is_asked: bool) -> int:
+        """The provider forgets a task, refuses to tell, or has it as pending, whatever it has said before."""
+        day = self._answer(self._task(which, self._has_final_row), says, "pending")
+        if is_asked:
+            self._run(day, REFRESH)
+        return day
+
+    def expire(self, which: int) -> int:
+        task = self._task(which, self._has_no_object)
+        self.cdn.revoke(task.link)
+        self.dead.add(task.link)
+        return task.day
+
+    def renew(self, which: int, is_old_dead: bool) -> int:
+        """The provider has another link, which lives."""
+        task = self._task(which, self._has_no_object)
+        if is_old_dead:
+            self.expire(which)
+        self._new_link(task)
+        return task.day
+
+    def purge_or_submit_again(self, which: int) -> int:
+        task = self._task(which)
+        if task.is_in_source:
+            task.is_in_source = False
+            with closing(self._source()) as source:
+                source.execute("DELETE FROM generations WHERE task_id = ?", (task.task_id,))
+                source.commit()
+        else:
+            self._put_into_source(task)
+        return task.day
+
+    def lose(self, which: int) -> int:
+        """An object goes that the manifest knows."""
+        task = self._task(which, lambda task: not self._has_no_object(task))
+        if self.objects.pop(task.task_id, None) is not None:
+            self.client.delete_object(Bucket=BUCKET, Key=self._key(task.task_id))
+        return task.day
+
+    def run(self, day: int) -> int:
+        self._run(day, RunOptions())
+        return day
 
     # -- runs --------------------------------------------------------------------------------------------------------
-
-    @precondition(lambda self: self.tasks)
-    @rule(number=st.sampled_from([0, 0, 1]), options=st.sampled_from(OPTIONS))
-    def run(self, number: int, options: RunOptions) -> None:
-        self._run(number, options)
-
-    @precondition(lambda self: self.tasks)
-    @rule(number=st.sampled_from([0, 0, 1]))
-    def run_twice(self, number: int) -> None:
-        """What the first run has left open is all that the second one asks for."""
-        self._run(number, RunOptions())
-        self._run(number, RunOptions())
-
-    @precondition(lambda self: any(day.rows for day in self.days))
-    @rule(data=st.data(), says=st.sampled_from(list(Says)), options=st.sampled_from([REFRESH, REFRESH, RunOptions()]))
-    def run_over_another_answer(self, data: st.DataObject, says: Says, options: RunOptions) -> None:
-        """The provider's answer for a task that has a row becomes another one, before the next run."""
-        rows = {task_id: row for day in self.days for task_id, row in (day.rows or {}).items()}
-        final = [task_id for task_id in rows if rows[task_id].state in FINAL]
-        task = self.tasks[data.draw(st.sampled_from(final or list(rows)), label="task")]
-        task.says, task.state = says, "pending"
-        self._tell(task)
-        self._run(task.day, options)
 
     def _run(self, number: int, options: RunOptions) -> None:
         self.provider.clear_log()
@@ -305,23 +322,35 @@ class PipelineMachine(RuleBasedStateMachine):
 
     def _rows(self, dataset: str, folder: str) -> list[dict[str, Any]] | None:
         path = self.folder / "data" / dataset / folder / "part-0.parquet"
-        found: list[dict[str, Any]] | None = pq.ParquetFile(path).read().to_pylist() if path.exists() else None
+        found: list[dict[str, Any]] | None = (
+            pq.ParquetFile(path).read(use_threads=False).to_pylist() if path.exists() else None
+        )
         return found
 
     # -- the world ---------------------------------------------------------------------------------------------------
 
-    def _any(self, data: st.DataObject) -> Task:
-        return data.draw(st.sampled_from(list(self.tasks.values())), label="task")
+    def _task(self, which: int, is_liked: Callable[[Task], bool] = lambda task: True) -> Task:
+        """One of the tasks that are liked, or if there is none one of all."""
+        tasks = [task for task in self.tasks.values() if is_liked(task)] or [*self.tasks.values()]
+        return tasks[which % len(tasks)]
+
+    def _has_final_row(self, task: Task) -> bool:
+        row = (self.days[task.day].rows or {}).get(task.task_id)
+        return row is not None and row.state in FINAL
+
+    def _has_no_object(self, task: Task) -> bool:
+        return task.task_id not in self.objects
+
+    def _answer(self, task: Task, says: Says, state: str) -> int:
+        task.says, task.state = says, state
+        self._tell(task)
+        return task.day
 
     def _new_link(self, task: Task) -> None:
         number = len(self.links)
         task.link = self.cdn.add(f"/videos/{number}.mp4", samples.video(f"{self.prefix} {number}"), "video/mp4")
         self.links[task.link] = task.task_id
         self._tell(task)
-
-    def _revoke(self, link: str) -> None:
-        self.cdn.revoke(link)
-        self.dead.add(link)
 
     def _tell(self, task: Task) -> None:
         """Have the provider know what the model knows of a task."""
@@ -465,5 +494,5 @@ def bucket(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
 def test_the_datasets_and_the_bucket_are_what_the_model_says(bucket: ObjectStore) -> None:
     run_state_machine_as_test(
         lambda: PipelineMachine(bucket, f"machine-{next(prefixes)}"),  # type: ignore[arg-type]
-        settings=settings(examples(6), stateful_step_count=25),
+        settings=settings(examples(10), stateful_step_count=12),
     )
