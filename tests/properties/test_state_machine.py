@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
+import hypothesis
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -491,12 +491,12 @@ def bucket(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> ObjectStore:
 
 
 # To make a failure smaller takes minutes: `make properties` does.
-PHASES = (Phase.generate,) if TIMES == 1 else tuple(Phase)
+PHASES = (hypothesis.Phase.generate,) if TIMES == 1 else tuple(hypothesis.Phase)
 
 
 @pytest.mark.timeout(180 * TIMES)
 def test_the_datasets_and_the_bucket_are_what_the_model_says(bucket: ObjectStore) -> None:
     run_state_machine_as_test(
         lambda: PipelineMachine(bucket, f"machine-{next(prefixes)}"),  # type: ignore[arg-type]
-        settings=settings(examples(10), stateful_step_count=12, phases=PHASES),
+        settings=hypothesis.settings(examples(10), stateful_step_count=12, phases=PHASES),
     )
