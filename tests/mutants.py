@@ -23,7 +23,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 BUILD = ROOT / "build" / "mutants"
-ANSWERS = ["tests/luma/test_responses.py", "tests/luma/test_wrappers.py"]
+ANSWERS = ["tests/luma/test_reading.py", "tests/luma/test_responses.py", "tests/luma/test_wrappers.py"]
 FLATTEN = ["tests/luma/test_flatten.py", "tests/pipeline/test_reflatten.py"]
 DATASET = ["tests/dataset/test_dataset.py"]
 MODULES: dict[str, list[str]] = {
