@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from luma_pipeline.media import MediaFacts
+from luma_pipeline.media import MediaFacts, movie_index
 from luma_pipeline.media.facts import NO_FACTS, FactsReader
 from tests.media.samples import box, ftyp, trak, video_moov
 
@@ -343,3 +343,14 @@ def test_memory_does_not_grow_with_the_media(size: int) -> None:
     finally:
         tracemalloc.stop()
     assert most < 256 * 1024
+
+
+def test_an_index_that_says_nothing_tells_nothing() -> None:
+    """What files with an odd index have in the place of a time scale, a sample entry and a decoder's configuration."""
+    with pytest.raises(ValueError, match="no timescale"):
+        movie_index._media_header(memoryview(bytes(24)))
+    assert movie_index._media_header(memoryview(bytes(15) + b"\x05" + b"\xff" * 4 + bytes(4))) == (5, None)
+    assert movie_index._sample_entry(memoryview(bytes(8))) == (None, 0, 0)
+    with pytest.raises(ValueError, match="no such descriptor"):
+        movie_index._object_type(memoryview(bytes(8)))
+    assert movie_index._object_type(memoryview(bytes(4) + b"\x03\x80\x10" + bytes(3) + b"\x04\x80\x05\x20")) == 0x20
