@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from luma_pipeline.media import Artifact, BucketError, CopyCancelled, CopyError, CopyRequest, CopyStatus, KnownObject
-from luma_pipeline.media.config import ObjectSettings
 from luma_pipeline.media.errors import StoreUnavailableError
-from luma_pipeline.media.store import Bucket
+from luma_pipeline.media.store import Bucket, ObjectSettings
 from luma_pipeline.s3.client import make_client
 from tests.media import samples, stores
 from tests.media.conftest import BUCKET, PART, Area, make_area
