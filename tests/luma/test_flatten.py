@@ -10,12 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from luma_pipeline.luma import FINAL_STATES, GENERATIONS_SCHEMA, Outcome, TaskResult, flatten, to_table
 from luma_pipeline.luma.responses import read_answer
 from luma_pipeline.luma.schema import FIELDS, Field
+from tests.properties.effort import examples
 
 PAGE = json.loads((Path(__file__).parent / "page_example.json").read_text())
 POLLED = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -169,7 +170,7 @@ def answers(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(st.lists(answers(), min_size=1, max_size=4))
-@settings(max_examples=200, deadline=None)
+@examples(70)
 def test_any_json_in_any_field_is_a_row_that_keeps_its_text(bodies: list[dict[str, Any]]) -> None:
     outcomes = [resolved(body, f"t{index}") for index, body in enumerate(bodies)]
     table = to_table(outcomes)
@@ -180,7 +181,7 @@ def test_any_json_in_any_field_is_a_row_that_keeps_its_text(bodies: list[dict[st
 
 
 @given(anything)
-@settings(max_examples=100, deadline=None)
+@examples(50)
 def test_any_value_of_a_text_field_is_either_kept_or_drift(value: Any) -> None:
     flattened = flatten([resolved(changed(failure_reason=value))])
     kept = flattened.table["failure_reason"].to_pylist()[0]
@@ -200,7 +201,7 @@ times = st.from_regex(
 
 @given(st.lists(times | st.sampled_from(["0001-01-01T00:00:00Z", "", None, 5]), min_size=1, max_size=3))
 @example(["9999-12-31T00:59-23:59"])
-@settings(max_examples=100, deadline=None)
+@examples(50)
 def test_a_rows_values_do_not_depend_on_its_neighbours(values: list[Any]) -> None:
     bodies = [changed(created_at=value) for value in values]
     together = flatten([resolved(body, f"t{index}") for index, body in enumerate(bodies)])
@@ -210,7 +211,7 @@ def test_a_rows_values_do_not_depend_on_its_neighbours(values: list[Any]) -> Non
 
 
 @given(st.lists(answers(), min_size=2, max_size=4))
-@settings(max_examples=40, deadline=None)
+@examples(30)
 def test_a_rows_drift_does_not_depend_on_its_neighbours(bodies: list[dict[str, Any]]) -> None:
     outcomes = [resolved(body, f"t{index}") for index, body in enumerate(bodies)]
     together, alone = flatten(outcomes), [flatten([outcome]) for outcome in outcomes]
