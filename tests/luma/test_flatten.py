@@ -189,6 +189,22 @@ def test_any_value_of_a_text_field_is_either_kept_or_drift(value: Any) -> None:
     assert kept == value or empty or [d.field for d in flattened.drift] == ["failure_reason"]
 
 
+@pytest.mark.parametrize("name", ["failure_reason", "created_at"])
+@pytest.mark.parametrize("value", [False, True, 0, 0.0, 7, [0], {"a": 1}], ids=str)
+def test_a_value_of_another_type_is_drift_also_beside_an_empty_text(name: str, value: Any) -> None:
+    for values in (["", value], [value, ""], ["", value, "2024-12-24T18:01:25Z"]):
+        flattened = flatten([resolved(changed(**{name: each})) for each in values])
+        assert [(drift.field, drift.count) for drift in flattened.drift] == [(name, 1)]
+        assert flattened.table[name].null_count == 2
+
+
+@pytest.mark.parametrize("name", ["failure_reason", "created_at"])
+def test_what_is_empty_in_any_way_is_null_and_no_drift(name: str) -> None:
+    flattened = flatten([resolved(changed(**{name: value})) for value in ("", None, [], {})])
+    assert flattened.drift == ()
+    assert flattened.table[name].null_count == 4
+
+
 def test_a_task_id_that_utf8_cannot_say_is_still_a_row() -> None:
     assert pa.types.is_string(to_table([resolved(PAGE, "a\ud800b")])["task_id"].type)
 
