@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from luma_pipeline.luma import FINAL_STATES, GENERATIONS_SCHEMA, Outcome, TaskResult, flatten, to_table
 from luma_pipeline.luma.responses import read_answer
 from luma_pipeline.luma.schema import FIELDS, Field
+from luma_pipeline.luma.timestamps import parse_timestamp
 from tests.properties.effort import examples
 
 PAGE = json.loads((Path(__file__).parent / "page_example.json").read_text())
@@ -339,3 +340,56 @@ def test_true_in_one_object_and_one_in_the_other_are_not_the_same() -> None:
     flattened = flatten([resolved(answer)], fields=fields)
     assert flattened.table.select(["video_loop", "again"]).to_pylist() == [{"video_loop": True, "again": None}]
     assert [found.field for found in flattened.drift] == ["artifact.video.loop"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2024-12-24T18:60:00Z", "2024-12-24T18:00:61Z", "2024-12-24T24:00:01Z", "2024-12-24T25:00:00Z"),
+        *("2024-13-24T18:00:00Z", "2024-12-32", "2024-02-30", "0000-01-01", "9999-12-31T24:00:00Z", "yesterday", ""),
+        "0001-01-01T00:00:00+23:59",
+    ],
+)
+def test_a_text_that_names_no_moment_is_no_time(text: str) -> None:
+    assert parse_timestamp(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2024-12-24T18:59:59Z", datetime(2024, 12, 24, 18, 59, 59, tzinfo=UTC)),
+        ("2024-12-24T23:59:60Z", datetime(2024, 12, 25, tzinfo=UTC)),
+        ("2024-12-24T23:59:60.9Z", datetime(2024, 12, 25, tzinfo=UTC)),
+        ("2024-12-24T24:00:00.000Z", datetime(2024, 12, 25, tzinfo=UTC)),
+        ("2024-12-24T01:30+05:30", datetime(2024, 12, 23, 20, tzinfo=UTC)),
+        ("2024-12-24T01:30-05:30", datetime(2024, 12, 24, 7, tzinfo=UTC)),
+        ("2024-12-24T01:30:00.1234569Z", datetime(2024, 12, 24, 1, 30, 0, 123456, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_is_read_to_the_microsecond(text: str, moment: datetime) -> None:
+    assert parse_timestamp(text) == moment
+
+
+def test_times_without_a_zone_are_utc() -> None:
+    naive = datetime(2024, 12, 24, 18)  # noqa: DTZ001 - as a caller may give it
+    table = flatten([resolved(PAGE)], [naive]).table
+    assert table["submitted_at"].to_pylist() == [naive.replace(tzinfo=UTC)]
+
+
+@pytest.mark.parametrize(
+    "number", [10**400, -(10**400), "1e999", "nan", "inf", True, [1.0]], ids=lambda value: str(value)[:8]
+)
+def test_a_number_that_no_column_can_hold_is_drift(number: Any) -> None:
+    flattened = flatten([resolved({**PAGE, "video_raw": {"duration": number}})])
+    assert flattened.table["video_raw_duration"].to_pylist() == [None]
+    assert [drift.field for drift in flattened.drift] == ["video_raw.duration"]
+
+
+@pytest.mark.parametrize("number", [2**63 - 1, -(2**63), 2.0, "7", " 7", 2**63, 2.5, "7.5", True])
+def test_a_whole_number_is_taken_where_it_is_one(number: Any) -> None:
+    flattened = flatten([resolved({**PAGE, "video_raw": {"width": number}})])
+    kept = (
+        {2.0: 2, "7": 7}.get(number, number) if number not in (" 7", 2**63, 2.5, "7.5") and number is not True else None
+    )
+    assert flattened.table["video_raw_width"].to_pylist() == [kept]
+    assert len(flattened.drift) == (kept is None)
