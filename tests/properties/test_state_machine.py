@@ -100,7 +100,7 @@ def event(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tu
 
 
 states = st.sampled_from(["completed", "completed", "failed"])
-less = event("answer_with_less", number_of_task, st.sampled_from([*Says, Says.NOT_FOUND]), st.booleans())
+less = event("answer_with_less", number_of_task, st.sampled_from([*Says, *Says, Says.NOT_FOUND]), st.booleans())
 events = st.one_of(
     event("finish", number_of_task, states, st.booleans()),
     less,
@@ -217,10 +217,16 @@ class PipelineMachine(RuleBasedStateMachine):
         return self.run(0)
 
     def answer_with_less(self, which: int, says: Says, is_asked: bool) -> int:
-        """The provider forgets a task, refuses to tell, or has it as pending, whatever it has said before."""
-        day = self._answer(self._task(which, self._has_final_row), says, "pending")
+        """The provider forgets a task, refuses to tell, or has it as pending, whatever it has said before.
+
+        Where it is not asked for the task, it may be for a living link.
+        """
+        task = self._task(which, self._has_final_row)
+        day = self._answer(task, says, "pending")
         if is_asked:
             self._run(day, REFRESH)
+        elif self._has_no_object(task):
+            self._kill_link(task)
         return day
 
     def expire(self, which: int) -> int:
