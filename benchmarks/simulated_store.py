@@ -42,7 +42,7 @@ class _Store:
             [*map(key_of, task_ids), *(f"{etag_of(str(number))}/other.bin" for number in range(others))]
         )
         self.known = set(self.videos)
-        self.lake: dict[str, tuple[bytes, str]] = {}
+        self.lake: dict[str, tuple[bytes, str, str]] = {}
         self.counts: Counter[str] = Counter()
 
 
@@ -81,7 +81,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._count("multipart")
         else:
             self._count("PUT")
-            self.store.lake[unquote(url.path[1:]).partition("/")[2]] = body, etag
+            self.store.lake[unquote(url.path[1:]).partition("/")[2]] = (
+                body,
+                etag,
+                formatdate(usegmt=True),
+            )
         self._answer(200, b"", {"ETag": f'"{etag}"'})
 
     def do_POST(self) -> None:
@@ -97,14 +101,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _object(self, bucket: str, key: str) -> None:
         if bucket == "videos":
-            found = (b"12345", etag_of(key)) if key in self.store.known else None
+            found = (b"12345", etag_of(key), _MODIFIED) if key in self.store.known else None
         else:
             found = self.store.lake.get(key)
         if found is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
             return
-        body, etag = found
-        modified = _MODIFIED if bucket == "videos" else formatdate(usegmt=True)
+        body, etag, modified = found
         headers = {"ETag": f'"{etag}"', "Last-Modified": modified}
         wanted = self.headers.get("range", "")
         if wanted:
