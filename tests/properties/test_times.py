@@ -68,8 +68,7 @@ NO_TIMES = ["2024-12-24 10:00,00Z", "2024-12-24 23:59.60", "2024-12-24T15:00:00:
 
 
 @pytest.mark.parametrize("text", NO_TIMES)
-def test_what_python_alone_takes_for_a_time_is_none(text: str) -> None:
-    datetime.fromisoformat(text)
+def test_what_only_python_takes_for_a_time_is_none(text: str) -> None:
     assert parse_timestamp(text) is None
 
 
