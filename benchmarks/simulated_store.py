@@ -36,6 +36,13 @@ def etag_of(key: str) -> str:
     return hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()
 
 
+def _label(key: str) -> dict[str, str]:
+    """What our objects say of themselves."""
+    sha256 = hashlib.sha256(key.encode()).hexdigest()
+    label = {"task-id": key.partition("/")[0], "artifact": "video", "sha256": sha256}
+    return {f"x-amz-meta-luma-{name}": value for name, value in label.items()}
+
+
 class _Store:
     def __init__(self, task_ids: list[str], others: int) -> None:
         self.videos = sorted(
@@ -109,6 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
             return
         body, etag, modified = found
         headers = {"ETag": f'"{etag}"', "Last-Modified": modified}
+        if bucket == "videos":
+            headers |= _label(key)
         wanted = self.headers.get("range", "")
         if wanted:
             first, _, last = wanted.removeprefix("bytes=").partition("-")
