@@ -290,7 +290,7 @@ def main() -> None:
     lines = [
         f"{os.cpu_count()} cores, Python {platform.python_version()}, load average {load:.1f} before the first run. "
         f"{arguments.at_once} cases at a time, each run a process of its own, the provider answers after "
-        f"{_LATENCY * 1000:.0f} ms, its burst is a tenth of its limit. Runs share a data root, and nothing is known of the "
+        f"{_LATENCY * 1000:.0f} ms, its burst is a tenth of its limit. Runs share a data root, nothing is known of the "
         "limit, unless it says so.",
         "",
         f"Goals: time within {_MOST_TIME} of N ÷ R ({_MOST_KNOWN} with the limit known), under {_MOST_REFUSED:.0%} "
