@@ -113,7 +113,8 @@ class RateCalculator:
     one another, so that a run that comes late finds room."""
     LEAST_FALL, MOST_FALL = 0.01, 0.24
     STEP = 0.34
-    """Requests per second that the rate grows by in a second, whatever it is."""
+    """Requests per second that the rate grows by in a second, whatever it is. That of several runs grows by their part
+    of that: each refusal counts with one of them alone."""
     FLAT = 1.7
     FLAT_REQUESTS = 12.0
     """Seconds, and time of so many requests, from a refusal until the rate has grown by a third more than that. From
@@ -125,7 +126,6 @@ class RateCalculator:
     SAME, CALMER, LEAST_GAIN = 0.04, 0.6, 0.1
     """While the limit is measured the same but for the share SAME, nobody else is there. Steps up and down are CALMER
     times as large each time."""
-    LONG = 0.25
     SETTLE, DEAF = 0.35, 0.06
     """Seconds after the first two refusals, and after later ones, in which others are heard as one with them. A
     request's latency comes on top."""
@@ -134,6 +134,7 @@ class RateCalculator:
     """A run that comes to others is refused until they have seen it. For so many seconds that tells nothing, and for so
     many its part grows from this share of it."""
     BURST_OF_RUNS = 0.15
+    """Seconds of the limit that its burst is taken for by several runs: none of them can tell it."""
     ROUNDS = 3
     """Looks after a refusal at which runs go on to agree. Later, what is told is behind the growth since."""
     MET = 1.0
@@ -161,7 +162,7 @@ class RateCalculator:
         self._gain = 1.0
         self._refusals = 0
         self._met: Mapping[str, Peer] = {}
-        self._is_own = True
+        self._is_alone = self._is_own = True
         self._joined_at = -math.inf
         self._before_fall = (0.0, -math.inf)
         self._is_news = False
@@ -230,7 +231,7 @@ class RateCalculator:
     def join(self, now: float, others: Mapping[str, Peer]) -> None:
         """Others are at work while the first request is about to leave: begin with a part of their rate."""
         self._met = others
-        self._is_own = False
+        self._is_alone = self._is_own = False
         self._joined_at = now
         self._deaf_until = now + self.NEWCOMER_DEAF
         measured = [other.rate for other in others.values() if other.is_measured]
@@ -245,6 +246,7 @@ class RateCalculator:
         """Take in what the others have told. `run` is the name of this one."""
         share = self.rate(now) / self.runs
         earlier, self._met = self._met, others
+        self._is_alone &= not others
         strangers = [other for name, other in others.items() if name not in earlier]
         if self._is_own:
             self._base *= 1.0 + sum(min(share, other.share) for other in strangers if other.is_own) / self.rate(now)
@@ -283,7 +285,6 @@ class RateCalculator:
         elif others and self._phase is _Phase.MEASURING and self._known < self.CEILING:
             # The refusal came since others are there, and tells nothing of the limit.
             self._go_on(now, _Phase.SHARING, fmean([self._known * self.MARGIN, *measured]))
-            self._known = self.CEILING
         elif measured:
             own = [self.rate(now)] if self._phase is _Phase.MEASURING else []
             self._go_on(now, _Phase.SHARING, fmean([*own, *measured]))
@@ -297,7 +298,7 @@ class RateCalculator:
             self._is_news = False
 
     def _go_on(self, now: float, phase: _Phase, rate: float) -> None:
-        self._phase, self._base, self._since = phase, rate, now
+        self._phase, self._base, self._since, self._known = phase, rate, now, self.CEILING
         self.clocker.restart(now)
 
     def leave(self) -> None:
@@ -389,7 +390,7 @@ class RateCalculator:
         if self.runs == 1:
             return clocker.accepted >= self.MEASURED
         is_enough = clocker.accepted_by_all >= self.MEASURED and clocker.accepted >= self.MEASURED // 3
-        return is_enough and clocker.seconds(now) >= self.LONG
+        return is_enough and clocker.seconds(now) >= self.LEAST_SECONDS
 
     def _climb_fall(self) -> float:
         return 1.0 - min(self.MOST_FALL, self.CLIMB_FALL * math.sqrt(self.runs))
@@ -416,8 +417,10 @@ class RateCalculator:
             or clocker.accepted < self.MEASURED
         ):
             return self.most
-        others = sum(other.pace for other in self._met.values())
-        return max(self.most or 0.0, clocker.accepted_per_second(now) + others)
+        found = clocker.accepted_per_second(now)
+        if self._met:
+            found = min(self.rate(now), found + sum(other.pace for other in self._met.values()))
+        return max(self.most or 0.0, found)
 
     def learnt(self, now: float) -> tuple[float, float] | None:
         """The limit in requests per second, and the burst; None where there was no refusal to learn from."""
@@ -429,7 +432,7 @@ class RateCalculator:
     def _burst(self, limit: float) -> float:
         """What was let through above the limit while the rate doubled, up to the first refusal."""
         accepted, rate = self._at_first
-        if self._met:
+        if not self._is_alone:
             return 1.0 + self.BURST_OF_RUNS * limit
         if rate <= limit:
             return 1.0

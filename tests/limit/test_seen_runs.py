@@ -191,8 +191,8 @@ def test_what_is_learnt_by_runs_together_is_the_limit_of_the_account() -> None:
         learnt = [each.seat.limiter.learnt() for each in made if each.seat is not None]
         rates = [each.requests_per_second for each in learnt if each is not None]
         assert len(rates) == 4
-        assert max(rates) < 125.0
-        assert statistics.median(rates) > 85.0
+        assert min(rates) > 85.0
+        assert max(rates) < 115.0
 
 
 def test_a_run_looks_a_few_hundred_times_an_hour() -> None:
