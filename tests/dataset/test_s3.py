@@ -255,7 +255,7 @@ def test_a_store_that_stalls_is_waited_for_no_longer_than_a_stop_allows(
             "sweep": lambda: dataset.sweep(0),
             "read": file.read,
             "write": lambda: file.replace(large().schema, [large()]),
-            "list": dataset.marks("open").listed,
+            "list": lambda: dataset.marks("open").listed(),
             "mark": lambda: dataset.marks("open").set("2024-12-24"),
             "checkpoint": lambda: dataset.checkpoints("luma_tasks", DAY).save(small("a")),
         }
