@@ -109,6 +109,7 @@ events = st.one_of(
     event("expire", number_of_task),
     event("expire", number_of_task),
     event("renew", number_of_task, st.booleans()),
+    event("refuse_a_living_link", number_of_task),
     event("purge_or_submit_again", number_of_task),
     event("lose", number_of_task),
     event("submit", *new_task),
@@ -217,16 +218,10 @@ class PipelineMachine(RuleBasedStateMachine):
         return self.run(0)
 
     def answer_with_less(self, which: int, says: Says, is_asked: bool) -> int:
-        """The provider forgets a task, refuses to tell, or has it as pending, whatever it has said before.
-
-        Where it is not asked for the task, it may be for a living link.
-        """
-        task = self._task(which, self._has_final_row)
-        day = self._answer(task, says, "pending")
+        """The provider forgets a task, refuses to tell, or has it as pending, whatever it has said before."""
+        day = self._answer(self._task(which, self._has_final_row), says, "pending")
         if is_asked:
             self._run(day, REFRESH)
-        elif self._has_no_object(task):
-            self._kill_link(task)
         return day
 
     def expire(self, which: int) -> int:
@@ -239,6 +234,14 @@ class PipelineMachine(RuleBasedStateMachine):
             self._kill_link(task)
         self._new_link(task)
         return task.day
+
+    def refuse_a_living_link(self, which: int) -> int:
+        """The link of a finished task dies before its video is copied, and the provider tells nothing of the task."""
+        task = self._task(which, self._has_no_object)
+        self._kill_link(task)
+        self._answer(task, Says.STATE, "completed")
+        self._run(task.day, RunOptions())
+        return self._answer(task, Says.REFUSED, "completed")
 
     def purge_or_submit_again(self, which: int) -> int:
         task = self._task(which)
