@@ -130,6 +130,7 @@ def test_what_is_no_digest_and_what_there_is_none_of_has_no_tombstone() -> None:
 
 def test_what_is_there_or_not_there_changes_nothing(tmp_path: Path) -> None:
     tombstones = Dataset(url=str(tmp_path)).tombstones()
+    assert len(tombstones.recent()) == 0
     assert tombstones.remove([digest_of("a")]) == 0
     assert tombstones.add([digest_of("a")]) == 1
     assert tombstones.add([digest_of("a"), digest_of("a")]) == 0
