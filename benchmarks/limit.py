@@ -1,11 +1,12 @@
 """One limit, many runs: real processes of the client against the sandbox's provider, which answers after 50 ms.
 
-    python -m benchmarks.limit                      everything, about eight minutes
+    python -m benchmarks.limit                      everything, about five minutes
     python -m benchmarks.limit --only "4 x" --show  some cases, to look at: RESULTS.md stays as it is
     python -m benchmarks.limit --before CHECKOUT    the cases of an earlier version too, out of its checkout
     python -m benchmarks.limit --coordinator URL    and with a database that the runs share (`LUMA_SHARED_LIMIT`)
 
-A case is so many runs under a limit of so many requests a second, together or each a second after the one before.
+A case is so many runs under a limit of so many requests a second, together or each a second after the one before. They
+see one another through a folder, as runs with one data root do, unless the case says that they share nothing.
 """
 
 from __future__ import annotations
@@ -36,7 +37,11 @@ share of requests that is refused, and the slowest run's time through the fastes
 
 @dataclass(frozen=True)
 class Case:
-    """So many runs with so many tasks each, `stagger` seconds apart. `known`: a run before has learnt the limit."""
+    """So many runs with so many tasks each, `stagger` seconds apart.
+
+    known: A run before has learnt the limit.
+    alone: The runs share no data root.
+    """
 
     runs: int
     tasks: int
@@ -44,6 +49,7 @@ class Case:
     retry_after: int | None = None
     stagger: float = 0.0
     known: bool = False
+    alone: bool = False
 
     @property
     def burst(self) -> int:
@@ -59,7 +65,8 @@ class Case:
         refusals = "no `Retry-After`" if self.retry_after is None else f"`Retry-After: {self.retry_after}`"
         start = "" if self.runs == 1 else ", together" if not self.stagger else f", {self.stagger:g} s apart"
         known = ", the limit known" if self.known else ""
-        return f"{self.runs} x {self.tasks:,}, {self.rate}/s, {refusals}{start}{known}"
+        alone = ", sharing nothing" if self.alone else ""
+        return f"{self.runs} x {self.tasks:,}, {self.rate}/s, {refusals}{start}{known}{alone}"
 
 
 CASES = [
@@ -80,6 +87,8 @@ CASES = [
     ),
     *(Case(4, 1000, 100, after) for after in (1, None)),
     Case(8, 1000, 100, 1),
+    *(Case(2, 300, 100, after, stagger, alone=True) for after, stagger in ((1, 0.0), (None, 1.0))),
+    Case(8, 300, 50, 2, alone=True),
 ]
 """Those of the issue among them: 4 x 1,000 under 100/s, and 8 x 300 under 50/s a second apart."""
 
@@ -141,16 +150,21 @@ print(json.dumps([started, ended, answered]), flush=True)
 def limiter(kind: str, config: Any) -> tuple[Any, Callable[[], None]]:
     """The limiter of a run, and what the run calls at its end.
 
-    `kind`: `learnt=` and the root of the datasets, or `shared=`, the limit, `=` and the URL of a database.
+    `kind`: `seen=` and the root of the datasets, or `shared=`, the limit, `=` and the URL of a database.
     """
     from luma_pipeline.dataset import Dataset
     from luma_pipeline.engine.client import open_limiter
     from luma_pipeline.engine.learnt import LimitMemory
 
     name, _, rest = kind.partition("=")
-    if name == "learnt":
+    if name == "seen":
         memory = LimitMemory(Dataset(url=rest), config)
-        return memory.limiter, memory.keep
+
+        def end() -> None:
+            memory.keep()
+            memory.close()
+
+        return memory.limiter, end
     rate, _, url = rest.partition("=")
     return open_limiter(replace(config, requests_per_second=float(rate)), url), lambda: None
 
@@ -205,10 +219,10 @@ def measure(case: Case, package: Path = _HERE, coordinator: str | None = None) -
         provider = stack.enter_context(_process(PROVIDER, _LATENCY, case.rate, case.burst, retry_after))
         url = provider.line()
         if case.known:
-            _times(case, url, f"learnt={directory}", package)
+            _times(case, url, f"seen={directory}", package)
             provider.say()
             provider.line()
-        kind = f"learnt={directory}" if case.known else ""
+        kind = "" if case.alone else f"seen={directory}"
         if coordinator is not None:
             kind = f"shared={case.rate}={coordinator}"
         times = _times(case, url, kind, package)
@@ -249,9 +263,10 @@ def table(cases: Sequence[Case], at_once: int, before: Path | None, coordinator:
     def row(case: Case) -> str:
         cells = measure(case).cells(case)
         if before is not None:
-            cells += f" | {measure(case, before).cells(case)}" if not case.known else " | | | "
+            is_old = not case.known
+            cells += f" | {measure(replace(case, alone=True), before).cells(case)}" if is_old else " | | | "
         if coordinator is not None:
-            is_shared = not case.known
+            is_shared = not case.known and not case.alone
             shared = measure(case, coordinator=coordinator).cells(case, is_known=True) if is_shared else " | | "
             cells += f" | {shared}"
         print(f"| {case} | {cells} |", flush=True)
@@ -267,7 +282,7 @@ def main() -> None:
     parser.add_argument("--only", action="append", default=[], help="cases whose name has this text; may be repeated")
     parser.add_argument("--before", type=Path, help="a checkout of an earlier version")
     parser.add_argument("--coordinator", metavar="URL", help="a database that the runs share")
-    parser.add_argument("--at-once", type=int, default=3, help="cases at a time")
+    parser.add_argument("--at-once", type=int, default=4, help="cases at a time")
     parser.add_argument("--show", action="store_true", help="do not write RESULTS.md")
     arguments = parser.parse_args()
     cases = [case for case in CASES if not arguments.only or any(text in str(case) for text in arguments.only)]
@@ -275,8 +290,8 @@ def main() -> None:
     lines = [
         f"{os.cpu_count()} cores, Python {platform.python_version()}, load average {load:.1f} before the first run. "
         f"{arguments.at_once} cases at a time, each run a process of its own, the provider answers after "
-        f"{_LATENCY * 1000:.0f} ms, its burst is a tenth of its limit. Nothing is shared and nothing known unless it "
-        "says so.",
+        f"{_LATENCY * 1000:.0f} ms, its burst is a tenth of its limit. Runs share a data root, nothing is known of the "
+        "limit, unless it says so.",
         "",
         f"Goals: time within {_MOST_TIME} of N ÷ R ({_MOST_KNOWN} with the limit known), under {_MOST_REFUSED:.0%} "
         f"refused, and the slowest run at most {_MOST_UNFAIR} times the fastest where they start together. **Bold**: "

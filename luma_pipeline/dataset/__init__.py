@@ -12,6 +12,7 @@ from luma_pipeline.dataset.errors import (
 )
 from luma_pipeline.dataset.marks import Marks
 from luma_pipeline.dataset.partition_file import ROW_GROUP_ROWS, PartitionFile, PartitionReader, Written
+from luma_pipeline.dataset.peers import PeerEntries
 from luma_pipeline.dataset.tombstones import Forgotten, Tombstones, digest_of
 from luma_pipeline.dataset.verdicts import GenerationsVerdict, StoredVerdicts, Verdict, Verdicts, VideosVerdict
 
@@ -31,6 +32,7 @@ __all__ = [
     "Marks",
     "PartitionFile",
     "PartitionReader",
+    "PeerEntries",
     "Shard",
     "StaleVersionError",
     "StoredVerdicts",

@@ -14,6 +14,7 @@ from luma_pipeline.dataset.learnt_limits import LearntLimits
 from luma_pipeline.dataset.local_storage import LocalStorage
 from luma_pipeline.dataset.marks import Marks
 from luma_pipeline.dataset.partition_file import PartitionFile
+from luma_pipeline.dataset.peers import PeerEntries
 from luma_pipeline.dataset.s3_storage import S3Storage, check_place
 from luma_pipeline.dataset.storage import PARTITION_FILE, Storage
 from luma_pipeline.dataset.tombstones import Tombstones
@@ -67,6 +68,10 @@ class Dataset:
     def learnt_limits(self) -> LearntLimits:
         """What runs have learnt of the provider's limit."""
         return LearntLimits(self._storage, f"{self._storage.root}/_limits")
+
+    def peers(self) -> PeerEntries:
+        """What runs that are at work tell each other of the provider's limit."""
+        return PeerEntries(self._storage, f"{self._storage.root}/_limits")
 
     def tombstones(self) -> Tombstones:
         """The tombstones of tasks that are forgotten."""

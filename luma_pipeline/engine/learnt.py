@@ -1,4 +1,4 @@
-"""The engine: the provider's limit, from what earlier runs have learnt of it to what the next run will know."""
+"""The engine: the provider's limit, shared with the runs of now, learnt from earlier runs and for later ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cached_property
 from urllib.parse import urlsplit
 
 from luma_pipeline.dataset import Dataset
+from luma_pipeline.engine.peers import RunPeers
 from luma_pipeline.limit import AdaptiveRateLimiter, LearntLimit, account_name
 from luma_pipeline.luma import ProviderConfig
 
@@ -14,16 +15,17 @@ __all__ = ["LimitMemory"]
 
 
 class LimitMemory:
-    """Gives a run's limiter what is known of the limit, and keeps what the run has learnt.
+    """Gives a run's limiter what is known of the limit and of the other runs, and keeps what the run has learnt.
 
-    Nothing is read before the first request leaves, and nothing is written that did not change noticeably.
+    Nothing is read before the first request leaves. What was learnt is written only if it changed noticeably.
     """
 
     def __init__(self, dataset: Dataset, provider: ProviderConfig) -> None:
         self._limits = dataset.learnt_limits()
         self._provider = provider
         self._known: LearntLimit | None = None
-        self.limiter = AdaptiveRateLimiter(learnt=self._read)
+        self._peers = RunPeers(dataset.peers(), lambda: self._account)
+        self.limiter = self._peers.limiter = AdaptiveRateLimiter(learnt=self._read, board=self._peers)
 
     @cached_property
     def _account(self) -> str:
@@ -40,3 +42,7 @@ class LimitMemory:
         kept = None if learnt is None else learnt.merged(self._known)
         if kept is not None:
             self._limits.write(self._account, kept)
+
+    def close(self) -> None:
+        """Leave the limit to the other runs. Takes two seconds at most."""
+        self._peers.close()

@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from luma_pipeline.dataset import Dataset
+from luma_pipeline.engine.learnt import LimitMemory
 from luma_pipeline.engine.threads import end_all, start
 from luma_pipeline.errors import LumaPipelineError
 from luma_pipeline.luma import LumaClient
@@ -43,6 +44,7 @@ class OpenResources:
         self.stopping = threading.Event()
         """Set when no further partition is to be begun."""
         self._client: LumaClient | None = None
+        self._limit: LimitMemory | None = None
         self._copier: MediaCopier | None = None
         self._source: SourceTable | None = None
         self._dataset: Dataset | None = None
@@ -57,6 +59,13 @@ class OpenResources:
             self._client = client
         self._refuse_if_stopped(client.close)
         return client
+
+    def keep_limit(self, limit: LimitMemory) -> LimitMemory:
+        """Leave the limit to the other runs when the run ends."""
+        with self._lock:
+            self._limit = limit
+        self._refuse_if_stopped(limit.close)
+        return limit
 
     def keep_copier(self, copier: MediaCopier) -> MediaCopier:
         """Close the copier when the run ends."""
@@ -97,7 +106,7 @@ class OpenResources:
 
     def close(self) -> None:
         """Close everything, when all partitions have ended."""
-        for each in (self._client, self._copier, self._source, self._store, self._dataset):
+        for each in (self._client, self._limit, self._copier, self._source, self._store, self._dataset):
             if each is not None:
                 each.close()
 
@@ -112,6 +121,8 @@ class OpenResources:
         # The client first: copies may be waiting for its answers.
         if self._client is not None:
             closings.append(("the provider's client", self._client.close))
+        if self._limit is not None:
+            closings.append(("the shared limit", self._limit.close))
         if self._copier is not None:
             closings.append(("the copier", partial(self._copier.close, cancel=True)))
         if self._source is not None:

@@ -281,7 +281,7 @@ class PipelineRun:
         provider, shared_limit = self._settings.provider, self._settings.shared_limit
         self._limiter = open_limiter(provider, shared_limit, self._warnings.put)
         if provider.requests_per_second is None:
-            self._limit = LimitMemory(dataset, provider)
+            self._limit = self._opened.keep_limit(LimitMemory(dataset, provider))
         limiter = self._limiter if self._limit is None else self._limit.limiter
         return self._opened.keep_client(LumaClient(provider, limiter))
 

@@ -3,6 +3,7 @@
 from luma_pipeline.limit.adaptive import AdaptiveRateLimiter
 from luma_pipeline.limit.gate import RateLimiter, RateLimitGate
 from luma_pipeline.limit.learnt import LearntLimit, LearntLimitError, account_name
+from luma_pipeline.limit.peers import LookTimes, Peer, PeerBoard, PeerError, PeerWatch
 from luma_pipeline.limit.shared import SharedRateLimiter
 from luma_pipeline.limit.token_bucket import TokenBucket
 
@@ -10,6 +11,11 @@ __all__ = [
     "AdaptiveRateLimiter",
     "LearntLimit",
     "LearntLimitError",
+    "LookTimes",
+    "Peer",
+    "PeerBoard",
+    "PeerError",
+    "PeerWatch",
     "RateLimitGate",
     "RateLimiter",
     "SharedRateLimiter",

@@ -6,11 +6,13 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import Enum, auto
+from statistics import fmean
 
 from luma_pipeline.limit.learnt import LearntLimit
+from luma_pipeline.limit.peers import Peer, PeerBoard
 
 __all__ = ["AdaptiveRateLimiter", "RateCalculator", "RateClocker"]
 
@@ -25,6 +27,7 @@ class RateClocker:
         self._sent: deque[float] = deque(maxlen=self.RECENT)
         self._since = now
         self.accepted = 0
+        self.accepted_by_all = 0.0
 
     def send(self, now: float) -> None:
         """Count a request that leaves. Those before a pause are forgotten."""
@@ -32,21 +35,26 @@ class RateClocker:
             self._sent.clear()
         self._sent.append(now)
 
-    def accept(self) -> None:
-        """Count an answer that was not "too fast"."""
+    def accept(self, by_all: float) -> None:
+        """Count an answer that was not "too fast"; all runs together had `by_all` meanwhile."""
         self.accepted += 1
+        self.accepted_by_all += by_all
 
     def restart(self, now: float) -> None:
         """Forget the answers so far."""
-        self._since, self.accepted = now, 0
+        self._since, self.accepted, self.accepted_by_all = now, 0, 0.0
 
     def seconds(self, now: float) -> float:
         """Since the last restart."""
         return now - self._since
 
     def accepted_per_second(self, now: float) -> float:
-        """The mean rate since the last restart."""
+        """The mean rate of this run since the last restart."""
         return self.accepted / max(1e-3, now - self._since)
+
+    def accepted_by_all_per_second(self, now: float) -> float:
+        """The mean rate of all runs since then."""
+        return self.accepted_by_all / max(1e-3, now - self._since)
 
     def sent_per_second(self, now: float) -> float:
         """The mean rate of the last requests that left; infinite while there are too few to tell."""
@@ -69,12 +77,18 @@ class RateCalculator:
     Of two runs under one limit the faster one is refused more often, and both grow alike. So their shares become equal
     (Chiu and Jain, 1989), as those of TCP flows on one link do. The increase is CUBIC's (RFC 9438): the longer there
     is no refusal, the faster the rate grows.
+
+    The rate is that of all runs together, of which this one has its part (`share`). Runs that see one another agree on
+    the mean of their rates (consensus averaging), so that they grow, and fall, as one. A run that comes takes the rate
+    of the others over, and its part; what a run leaves is in the parts of the others at once.
     """
 
     START = 25.0
     """Requests per second at first."""
     DOUBLING = 0.27
     """Seconds in which that doubles up to the first refusal. A third of it up to a limit that is known."""
+    LATENCIES = 5.0
+    """It is no more than so many times the latency: the nearer the provider, the sooner it tells."""
     KNOWN_SECONDS = 8.0
     """Seconds for which a known limit is kept to. If nothing is refused, the rate is e times that in half as many more,
     and e^8 times that in as many more."""
@@ -99,7 +113,8 @@ class RateCalculator:
     one another, so that a run that comes late finds room."""
     LEAST_FALL, MOST_FALL = 0.01, 0.24
     STEP = 0.34
-    """Requests per second that the rate grows by in a second, whatever it is."""
+    """Requests per second that the rate grows by in a second, whatever it is. That of several runs grows by their part
+    of that: each refusal counts with one of them alone."""
     FLAT = 1.7
     FLAT_REQUESTS = 12.0
     """Seconds, and time of so many requests, from a refusal until the rate has grown by a third more than that. From
@@ -115,6 +130,17 @@ class RateCalculator:
     """Seconds after the first two refusals, and after later ones, in which others are heard as one with them. A
     request's latency comes on top."""
     MOST_LATENCY = 0.5
+    NEWCOMER_DEAF, NEWCOMER_SECONDS, NEWCOMER_SHARE = 0.3, 0.7, 0.2
+    """A run that comes to others is refused until they have seen it. For so many seconds that tells nothing, and for so
+    many its part grows from this share of it."""
+    BURST_OF_RUNS = 0.15
+    """Seconds of the limit that its burst is taken for by several runs: none of them can tell it."""
+    ROUNDS = 3
+    """Looks after a refusal at which runs go on to agree. Later, what is told is behind the growth since."""
+    MET = 1.0
+    """Seconds for which a refusal is forgiven when a newcomer is seen who explains it."""
+    CATCH_UP = 0.05
+    """Seconds by which a thread may come late and still take the slot that it was late for."""
     FLOOR = 0.5
     """Requests per second that are always allowed: a long outage must not stop the requests for good."""
     CEILING = 1e6
@@ -134,6 +160,18 @@ class RateCalculator:
         self._measured: float | None = None
         self._held = 0.0
         self._gain = 1.0
+        self._refusals = 0
+        self._met: Mapping[str, Peer] = {}
+        self._is_alone = self._is_own = True
+        self._joined_at = -math.inf
+        self._before_fall = (0.0, -math.inf)
+        self._is_news = False
+        self._rounds = 0
+
+    @property
+    def runs(self) -> int:
+        """How many share the rate, this run included."""
+        return len(self._met) + 1
 
     @property
     def is_starting(self) -> bool:
@@ -145,6 +183,7 @@ class RateCalculator:
         self._since = now
         self.clocker.restart(now)
         if known is not None:
+            self._is_own = False
             self._known = known
             self._base = min(max(self._base, known / 2.0), known)
             self._doubling /= 3.0
@@ -152,16 +191,122 @@ class RateCalculator:
     def on_first_answer(self, now: float, latency: float) -> None:
         """The first request was answered after `latency` seconds. The nearer the provider, the faster the start."""
         self._latency = min(latency, self.MOST_LATENCY)
+        if self._phase is not _Phase.STARTING or self._met:
+            return
         self._base = min(self._known, max(self._base, 1.0 / max(latency, 1e-3)))
-        self._doubling = min(self._doubling, max(1e-3, 5.0 * latency))
+        self._doubling = min(self._doubling, max(1e-3, self.LATENCIES * latency))
         self._since = now
+
+    def on_success(self, now: float) -> None:
+        """A request was answered and was not too fast."""
+        self.clocker.accept(self.runs / self._part(now))
 
     def idle(self, seconds: float) -> None:
         """Nothing was asked for `seconds`: they tell nothing."""
         self._since += seconds
 
+    def share(self, now: float) -> float:
+        """Requests per second that this run may send now."""
+        return self._part(now) * self.rate(now) / self.runs
+
+    def _part(self, now: float) -> float:
+        """How much of its part this run uses."""
+        grown = (now - self._joined_at) / self.NEWCOMER_SECONDS
+        return min(1.0, self.NEWCOMER_SHARE + (1.0 - self.NEWCOMER_SHARE) * grown)
+
+    def peer(self, now: float, beat: int) -> Peer:
+        """What the other runs are told."""
+        is_known = self._known < self.CEILING
+        return Peer(
+            max(self.rate(now), self._known) if is_known else self.rate(now),
+            min(self.share(now), self.clocker.sent_per_second(now)),
+            frozenset(self._met),
+            self._is_own,
+            self._phase is not _Phase.STARTING,
+            is_known or self._phase is _Phase.SHARING,
+            self._refusals,
+            beat,
+        )
+
+    def join(self, now: float, others: Mapping[str, Peer]) -> None:
+        """Others are at work while the first request is about to leave: begin with a part of their rate."""
+        self._met = others
+        self._is_alone = self._is_own = False
+        self._joined_at = now
+        self._deaf_until = now + self.NEWCOMER_DEAF
+        measured = [other.rate for other in others.values() if other.is_measured]
+        if measured:
+            self._go_on(now, _Phase.SHARING, fmean(measured))
+        elif self._known == self.CEILING:
+            is_refused = any(other.is_refused for other in others.values())
+            phase = _Phase.MEASURING if is_refused else _Phase.STARTING
+            self._go_on(now, phase, sum(other.share for other in others.values()))
+
+    def meet(self, now: float, run: str, others: Mapping[str, Peer]) -> None:
+        """Take in what the others have told. `run` is the name of this one."""
+        share = self.rate(now) / self.runs
+        earlier, self._met = self._met, others
+        self._is_alone &= not others
+        strangers = [other for name, other in others.items() if name not in earlier]
+        if self._is_own:
+            self._base *= 1.0 + sum(min(share, other.share) for other in strangers if other.is_own) / self.rate(now)
+        measured = [
+            # A run that began by itself, and has not met this one, knows nothing of what this one takes.
+            other.rate + (share if self._is_own and other.is_own and run not in other.met else 0.0)
+            for other in others.values()
+            if other.is_measured
+        ]
+        self._is_news |= any(
+            other.refusals > (earlier[name].refusals if name in earlier else 0) for name, other in others.items()
+        )
+        if self._phase is _Phase.SHARING:
+            if now - self._before_fall[1] < self.MET and not all(other.is_own for other in strangers):
+                self._base *= self._before_fall[0] / self.rate(now)
+            rate = self.rate(now)
+            agreed = fmean([rate, *measured])
+            if self._is_news:
+                self._base, self._since, self._rounds = agreed, now, self.ROUNDS
+            elif self._rounds:
+                self._base = max(agreed / 2.0, self._base + agreed - rate)
+                self._rounds -= 1
+            self._is_news = False
+        else:
+            self._meet_at_start(now, others, measured)
+        if self.rate(now) / self.runs < self.MARGIN * share:
+            self._deaf_until = max(self._deaf_until, now + self.DEAF)
+
+    def _meet_at_start(self, now: float, others: Mapping[str, Peer], measured: list[float]) -> None:
+        """No limit was measured by this run. What another has measured, and its refusal, counts for all."""
+        refused = [other.share for other in others.values() if other.is_refused]
+        if measured and self._phase is _Phase.STARTING and self._known < self.CEILING:
+            known = fmean([self._known, *measured])
+            self._base *= known / self._known
+            self._known = known
+        elif others and self._phase is _Phase.MEASURING and self._known < self.CEILING:
+            # The refusal came since others are there, and tells nothing of the limit.
+            self._go_on(now, _Phase.SHARING, fmean([self._known * self.MARGIN, *measured]))
+        elif measured:
+            own = [self.rate(now)] if self._phase is _Phase.MEASURING else []
+            self._go_on(now, _Phase.SHARING, fmean([*own, *measured]))
+        elif refused and self._phase is _Phase.STARTING:
+            rate = self.rate(now)
+            self._at_first = self.clocker.accepted, rate
+            self._go_on(now, _Phase.MEASURING, min(self.HALF * rate, self.runs * fmean(refused)))
+        elif refused and self._phase is _Phase.MEASURING and self._is_news:
+            self._base = fmean([self.rate(now), *(self.runs * each for each in refused)])
+            self._since = now
+            self._is_news = False
+
+    def _go_on(self, now: float, phase: _Phase, rate: float) -> None:
+        self._phase, self._base, self._since, self._known = phase, rate, now, self.CEILING
+        self.clocker.restart(now)
+
+    def leave(self) -> None:
+        """Nothing was asked for so long that the others have taken this run's part."""
+        self._is_own = False
+
     def rate(self, now: float) -> float:
-        """Requests per second allowed now."""
+        """Requests per second allowed now, to all runs together."""
         seconds = max(0.0, now - self._since)
         if self._phase is _Phase.STARTING:
             doubled = self._base * math.exp2(min(seconds / self._doubling, 64.0))
@@ -173,12 +318,12 @@ class RateCalculator:
         if self._phase is _Phase.MEASURING:
             e_folds = self.CLIMB * (seconds + seconds * seconds / 2.0)
             return min(self.CEILING, self._base * math.exp(min(50.0, e_folds)))
-        return self._grown(self._base, seconds)
+        return max(self.FLOOR * self.runs, self._grown(self._base, seconds))
 
     def _grown(self, base: float, seconds: float) -> float:
         flat = self.FLAT + self.FLAT_REQUESTS / base
         seconds /= max(1.0, self.HELD * self._held)
-        step = self._gain * self.STEP * (seconds + seconds**3 / (3.0 * flat * flat))
+        step = self._gain * self.STEP / self.runs * (seconds + seconds**3 / (3.0 * flat * flat))
         return min(base + step, base * math.exp(min(50.0, self.MOST_GROWTH * seconds)), self.CEILING)
 
     def on_throttle(self, now: float, held: float = 0.0) -> None:
@@ -188,7 +333,10 @@ class RateCalculator:
         """
         if now < self._deaf_until + self._latency:
             return
-        rate = min(self.rate(now), 1.5 * self.clocker.sent_per_second(now))
+        self._before_fall = self.rate(now), now
+        self._refusals += 1
+        self._is_news = True
+        rate = min(self.rate(now), 1.5 * self.runs * self.clocker.sent_per_second(now))
         deaf = self.DEAF
         accepted = self.clocker.accepted
         if self._phase is _Phase.STARTING:
@@ -198,19 +346,25 @@ class RateCalculator:
             self._phase = _Phase.MEASURING
         else:
             self.most = self._most(now)
+            is_sharing = True
             measured = min(rate, self._measured_limit(now, rate)) if accepted >= self.MEASURED else rate
             if self._phase is _Phase.MEASURING:
-                rate = measured * self.MARGIN if accepted >= self.MEASURED else rate * (1.0 - self.CLIMB_FALL)
+                is_measured = self._is_measured(now)
+                if is_measured:
+                    measured = min(rate, self._measured_limit(now, rate))
+                rate = measured * self.MARGIN if is_measured else rate * self._climb_fall()
                 deaf = self.SETTLE
+                is_sharing = is_measured or self.runs == 1
+                self._known = self.CEILING
             else:
                 is_known = accepted >= self.MEASURED
-                self._note_measured(self.clocker.accepted_per_second(now) if is_known else None)
+                self._note_measured(self.clocker.accepted_by_all_per_second(now) if is_known else None)
                 if held:
                     self._gain = self.LEAST_GAIN
                 fall = max(self.LEAST_FALL, self._gain * self.FALL / math.sqrt(accepted + 1.0))
                 fall = min(self.MOST_FALL, fall)
                 rate = (rate + (measured - rate) * self.MEASURED_SHARE) * (1.0 - fall)
-            self._phase = _Phase.SHARING
+            self._phase = _Phase.SHARING if is_sharing else _Phase.MEASURING
         self._base = max(self.FLOOR, rate)
         self._held = held
         self._since, self._deaf_until = now + held, now + deaf
@@ -222,12 +376,24 @@ class RateCalculator:
         What was accepted tells it exactly, unless the bucket was full in between. Then the excess over the limit was
         the bucket, while the rate grew by `slope`.
         """
-        accepted = self.clocker.accepted_per_second(now)
-        if self._gain == 1.0:
+        accepted = self.clocker.accepted_by_all_per_second(now)
+        is_climb = self._phase is _Phase.MEASURING and self.runs > 1
+        if self._gain == 1.0 and not is_climb:
             return accepted
         burst = self._burst(accepted)
         slope = max(0.0, (self.rate(now) - self.rate(now - 0.1)) / 0.1)
         return max(accepted, rate - math.sqrt(2.0 * slope * burst))
+
+    def _is_measured(self, now: float) -> bool:
+        """Whether the time since the last refusal tells the limit. Each of several runs hears of a part of them."""
+        clocker = self.clocker
+        if self.runs == 1:
+            return clocker.accepted >= self.MEASURED
+        is_enough = clocker.accepted_by_all >= self.MEASURED and clocker.accepted >= self.MEASURED // 3
+        return is_enough and clocker.seconds(now) >= self.LEAST_SECONDS
+
+    def _climb_fall(self) -> float:
+        return 1.0 - min(self.MOST_FALL, self.CLIMB_FALL * math.sqrt(self.runs))
 
     def _note_measured(self, measured: float | None) -> None:
         """Take smaller steps while a limit is measured again and again as the same: then nobody else is there."""
@@ -236,11 +402,12 @@ class RateCalculator:
         self._gain = max(self.LEAST_GAIN, self.CALMER * self._gain) if is_same else 1.0
 
     def _first(self, now: float, rate: float) -> tuple[float, float]:
-        if self.clocker.accepted < self.FEW:
-            return self.FIRST, self.SETTLE
-        if self._known < self.CEILING and self.clocker.seconds(now) > 1.0:
-            return self.MARGIN * min(rate, self.clocker.accepted_per_second(now)), self.DEAF
-        return self.HALF * rate, self.DEAF
+        if self.clocker.accepted_by_all < self.FEW:
+            return self.FIRST * self.runs, self.SETTLE
+        if self._known == self.CEILING or self.clocker.seconds(now) <= 1.0:
+            return self.HALF * rate, self.DEAF
+        self._known = self.CEILING
+        return self.MARGIN * min(rate, self.clocker.accepted_by_all_per_second(now)), self.DEAF
 
     def _most(self, now: float) -> float | None:
         clocker = self.clocker
@@ -250,7 +417,10 @@ class RateCalculator:
             or clocker.accepted < self.MEASURED
         ):
             return self.most
-        return max(self.most or 0.0, clocker.accepted_per_second(now))
+        found = clocker.accepted_per_second(now)
+        if self._met:
+            found = min(self.rate(now), found + sum(other.pace for other in self._met.values()))
+        return max(self.most or 0.0, found)
 
     def learnt(self, now: float) -> tuple[float, float] | None:
         """The limit in requests per second, and the burst; None where there was no refusal to learn from."""
@@ -262,10 +432,28 @@ class RateCalculator:
     def _burst(self, limit: float) -> float:
         """What was let through above the limit while the rate doubled, up to the first refusal."""
         accepted, rate = self._at_first
+        if not self._is_alone:
+            return 1.0 + self.BURST_OF_RUNS * limit
         if rate <= limit:
             return 1.0
         above = rate - limit - limit * math.log(rate / limit)
         return max(1.0, min(float(accepted), self._doubling / math.log(2.0) * above))
+
+
+class PeerRateCalculator(RateCalculator):
+    """The same for a run that may see others.
+
+    Its shares do not depend on refusals. So it can begin more gently, and is refused less.
+    """
+
+    START = 40.0
+    DOUBLING = 0.5
+    LATENCIES = 10.0
+    HALF = 0.6
+    FIRST = 5.0
+    CLIMB_FALL = 0.12
+    MARGIN = 0.95
+    SETTLE = 0.25
 
 
 class AdaptiveRateLimiter:
@@ -275,7 +463,7 @@ class AdaptiveRateLimiter:
     limit that is shared, a pause of all runs is what nobody uses. When several refusals come with no answer between
     them, and when a `Retry-After` is long, nothing is sent until the named time.
 
-    `learnt` is called once, before the first request.
+    `learnt` is called once, before the first request. On a `board`, runs of one account see one another.
     """
 
     SHORT = 3.0
@@ -289,26 +477,30 @@ class AdaptiveRateLimiter:
     refusal, and the most. A request in vain costs little, but waiting on costs the whole run."""
     IDLE = 1.0
     """Seconds without a request after which the client has nothing to ask."""
-    CATCH_UP = 0.05
-    """Seconds by which a thread may come late and still take the slot that it was late for."""
+    FEW = 8
+    """Requests that are over before the other runs could make room for them."""
+    AWAY = 5.0
+    """Seconds without a request after which the others take this run's part."""
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
         learnt: Callable[[], LearntLimit | None] = lambda: None,
+        board: PeerBoard | None = None,
     ) -> None:
         self._clock = clock
         self._learnt = learnt
+        self._board = board
         self._lock = threading.Lock()
         now = clock()
-        self._calculator = RateCalculator(now)
+        self._calculator = RateCalculator(now) if board is None else PeerRateCalculator(now)
         self._first_sent_at: float | None = None
         self._is_answered = False
-        self._next = self._held_until = now
+        self._next = self._held_until = self._asked_at = now
         self._refused_at: float | None = None
         """The first refusal since the last answer that was none."""
-        self._in_vain = 0
-        self._catch_up = self.CATCH_UP
+        self._in_vain = self._requests = 0
+        self._catch_up = RateCalculator.CATCH_UP
         self._latency = 0.0
         self._retry_after: float | None = None
 
@@ -316,7 +508,7 @@ class AdaptiveRateLimiter:
     def rate(self) -> float | None:
         """Requests per second allowed at this moment; None while no limit has been met."""
         with self._lock:
-            return None if self._calculator.is_starting else self._calculator.rate(self._clock())
+            return None if self._calculator.is_starting else self._calculator.share(self._clock())
 
     def learnt(self) -> LearntLimit | None:
         """What the refusals so far tell of the limit; None where there were too few."""
@@ -324,24 +516,59 @@ class AdaptiveRateLimiter:
             found = self._calculator.learnt(self._clock())
             return None if found is None else LearntLimit(*found, self._retry_after, datetime.now(UTC))
 
+    @property
+    def idle_seconds(self) -> float:
+        """Seconds for which nobody has wanted to send anything."""
+        with self._lock:
+            return max(0.0, self._clock() - max(self._asked_at, self._next, self._held_until))
+
+    @property
+    def has_asked_much(self) -> bool:
+        """Whether more than a few requests have left, or one was refused, or others were there from the start."""
+        with self._lock:
+            return self._requests > self.FEW or not self._calculator.is_starting or self._calculator.runs > 1
+
+    def peer(self, beat: int) -> Peer:
+        """What the other runs of the account are told."""
+        with self._lock:
+            return self._calculator.peer(self._clock(), beat)
+
+    def meet(self, run: str, others: Mapping[str, Peer]) -> None:
+        """Take in what the other runs have told. `run` is the name of this one."""
+        with self._lock:
+            self._calculator.meet(self._clock(), run, others)
+
+    def leave(self) -> None:
+        """The other runs no longer see this one."""
+        with self._lock:
+            self._calculator.leave()
+
     def try_acquire(self) -> float:
         """See `RateLimiter.try_acquire`."""
         with self._lock:
             now = self._clock()
+            is_back = now - max(self._asked_at, self._next) > self.AWAY
+            self._asked_at = now
             slot = max(self._next, now - self._catch_up, self._held_until)
             if slot > now:
                 return slot - now
             calculator = self._calculator
             if self._first_sent_at is None:
                 known = self._learnt()
+                others = {} if self._board is None else self._board.begin()
                 self._first_sent_at = now = slot = self._clock()
                 if known is not None:
-                    self._catch_up = min(self.CATCH_UP, (known.burst - 1.0) / known.requests_per_second)
+                    self._catch_up = min(RateCalculator.CATCH_UP, (known.burst - 1.0) / known.requests_per_second)
                 calculator.begin(now, None if known is None else known.requests_per_second)
+                if others:
+                    calculator.join(now, others)
             elif now - self._next > self.IDLE:
                 calculator.idle(now - self._next)
+                if is_back:
+                    self._look()
             calculator.clocker.send(now)
-            self._next = slot + 1.0 / calculator.rate(now)
+            self._requests += 1
+            self._next = slot + 1.0 / calculator.share(now)
             if self._refused_at is not None and self._is_in_vain(now, self._refused_at):
                 wait = self.WAIT_SHARE * (now - self._refused_at)
                 self._held_until = now + min(max(self.WAIT, wait), self.LONGEST_WAIT)
@@ -351,7 +578,7 @@ class AdaptiveRateLimiter:
         """See `RateLimiter.on_success`."""
         with self._lock:
             now = self._clock()
-            self._calculator.clocker.accept()
+            self._calculator.on_success(now)
             if not self._is_answered and self._first_sent_at is not None:
                 self._is_answered = True
                 self._latency = min(now - self._first_sent_at, RateCalculator.MOST_LATENCY)
@@ -368,6 +595,7 @@ class AdaptiveRateLimiter:
         with self._lock:
             now = self._clock()
             self._is_answered = True
+            self._look()
             self._retry_after = retry_after
             if self._refused_at is None:
                 self._refused_at, self._in_vain = now, 1
@@ -377,6 +605,10 @@ class AdaptiveRateLimiter:
                 self._in_vain += 1
             if retry_after is not None and (retry_after > self.SHORT or self._is_in_vain(now, self._refused_at)):
                 self._held_until = max(self._held_until, now + retry_after)
+
+    def _look(self) -> None:
+        if self._board is not None:
+            self._board.hurry()
 
     def _is_in_vain(self, now: float, refused_at: float) -> bool:
         """Whether the provider has answered nothing else than "too fast" for a while."""

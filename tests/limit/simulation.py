@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import heapq
 import itertools
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, Protocol
 
-from luma_pipeline.limit import RateLimiter
+from luma_pipeline.limit import AdaptiveRateLimiter, RateLimiter
+from luma_pipeline.limit.peers import LookTimes, Peer, PeerWatch
 
 __all__ = [
+    "Board",
     "Clock",
     "FixedWindow",
     "Free",
@@ -23,6 +27,7 @@ __all__ = [
     "Report",
     "RetryAfter",
     "Run",
+    "Seat",
     "SlidingWindow",
     "Stray",
     "Switch",
@@ -154,6 +159,106 @@ class Outage:
         return math.inf
 
 
+class Board:
+    """What the runs of an account have told, in a store that answers after `latency` seconds.
+
+    From `lost_at` on (seconds of the clock) it takes and tells nothing.
+    """
+
+    def __init__(self, clock: Clock, latency: float = 0.01) -> None:
+        self.clock, self.latency = clock, latency
+        self.lost_at = math.inf
+        self.told: dict[str, tuple[Peer, datetime]] = {}
+
+    @property
+    def is_down(self) -> bool:
+        return self.clock.now >= self.lost_at
+
+    def time(self) -> datetime:
+        return datetime(2026, 5, 1, tzinfo=UTC) + timedelta(seconds=self.clock.now)
+
+    def run(self, name: str, tasks: int, start: float = 0.0, **learnt: Any) -> Run:
+        """A run that sees the others."""
+        seat = Seat(self, name)
+        seat.limiter = AdaptiveRateLimiter(self.clock, board=seat, **learnt)
+        return Run(seat.limiter, tasks, start, seat=seat)
+
+
+class Seat:
+    """A run's place at the board: does what the thread of a run does, in simulated time."""
+
+    limiter: AdaptiveRateLimiter
+    later: Callable[[float, Callable[[], None]], None]
+
+    def __init__(self, board: Board, run: str) -> None:
+        self.run = run
+        self.looks = 0
+        self._board = board
+        self._watch = PeerWatch()
+        self._beat = 0
+        self._is_looking = self._is_over = False
+
+    def begin(self) -> Mapping[str, Peer]:
+        self._times = LookTimes(self._board.clock.now)
+        others = {} if self._board.is_down else self._others(None)
+        if others:
+            self.hurry()
+        self._wait()
+        return others
+
+    def hurry(self) -> None:
+        self._times.hurry(self._board.clock.now)
+        if not self._is_looking:
+            self._wait()
+
+    def end(self) -> None:
+        self._is_over = True
+        self.later(self._board.latency, lambda: self._board.told.pop(self.run, None) and None)
+
+    def kill(self) -> None:
+        self._is_over = True
+
+    def _wait(self) -> None:
+        self.later(self._times.wait(self._board.clock.now), self._look_if_due)
+
+    def _look_if_due(self) -> None:
+        if self._is_over or self._is_looking or self._times.wait(self._board.clock.now) > 1e-9:
+            return
+        if not self.limiter.has_asked_much:
+            self._looked()
+            return
+        self._is_looking = True
+        self.looks += 1
+        if self.run in self._board.told:
+            self.later(self._board.latency, self._read)
+        else:
+            self.later(self._board.latency, self._tell)
+            self.later(2 * self._board.latency, self._read)
+
+    def _tell(self) -> None:
+        if not self._is_over and not self._board.is_down:
+            self._beat += 1
+            self._board.told[self.run] = self.limiter.peer(self._beat), self._board.time()
+
+    def _read(self) -> None:
+        if not self._is_over and not self._board.is_down:
+            own = self._board.told.get(self.run)
+            self.limiter.meet(self.run, self._others(None if own is None else own[1]))
+        self.later(self._board.latency, self._looked)
+
+    def _looked(self) -> None:
+        if self._is_looking:
+            self._tell()
+        self._is_looking = False
+        self._times.looked(self._board.clock.now)
+        self._wait()
+
+    def _others(self, own_at: datetime | None) -> dict[str, Peer]:
+        told = {name: each for name, each in self._board.told.items() if name != self.run}
+        told_at = {name: at for name, (_, at) in told.items()}
+        return {name: told[name][0] for name in self._watch.alive(told_at, own_at, self._board.clock.now)}
+
+
 @dataclass
 class Report:
     """What came of a run, in simulated seconds."""
@@ -178,17 +283,23 @@ class Report:
 
 @dataclass
 class Run:
-    """So many tasks, asked for by `threads` from `start` (seconds) on."""
+    """So many tasks, asked for by `threads` from `start` (seconds) on. `kill_after`: seconds after which it is gone."""
 
     limiter: RateLimiter
     tasks: int
     start: float = 0.0
     threads: int = 16
+    seat: Seat | None = None
+    kill_after: float = math.inf
     report: Report = field(default_factory=Report)
     turn: deque[int] = field(default_factory=deque)
     """Tries of those who wait for a slot: the first waits for the rate limiter, the others for the first."""
     held_until: float = 0.0
     is_scouted: bool = False
+    answered: int = 0
+
+    def __post_init__(self) -> None:
+        self.wanted = self.tasks
 
 
 def simulate(
@@ -246,6 +357,10 @@ class _Simulation:
             run.report.started = run.report.ended = start + run.start
             self._clock.now = start
             self._later(run.start, self._begin_task, run)
+            if run.seat is not None:
+                run.seat.later = functools.partial(self._call_later, run)
+            if run.kill_after < math.inf:
+                self._later(run.start + run.kill_after, self._kill, run)
         while self._events:
             self._clock.now, _, step, run, argument = heapq.heappop(self._events)
             step(run, argument)
@@ -253,6 +368,15 @@ class _Simulation:
 
     def _later(self, seconds: float, step: Callable[[Run, Any], None], run: Run, argument: object = None) -> None:
         heapq.heappush(self._events, (self._clock.now + seconds, next(self._order), step, run, argument))
+
+    def _call_later(self, run: Run, seconds: float, step: Callable[[], None]) -> None:
+        self._later(seconds, lambda _, __: step(), run)
+
+    def _kill(self, run: Run, _: object) -> None:
+        run.tasks = 0
+        run.turn.clear()
+        if run.seat is not None:
+            run.seat.kill()
 
     def _half_way(self) -> float:
         late = self._jitter * self._chance.expovariate(1.0) if self._jitter else 0.0
@@ -295,6 +419,9 @@ class _Simulation:
         run.limiter.on_success()
         report.longest_silence = max(report.longest_silence, now - report.ended)
         report.ended = now
+        run.answered += 1
+        if run.answered == run.wanted and run.seat is not None:
+            run.seat.end()
         self._go_together(run)
         self._begin_task(run, None)
 
