@@ -437,7 +437,8 @@ def compare(arguments: argparse.Namespace) -> Iterator[list[str]]:
         "pairs alive at once.",
         "",
         "What the others leave out: the SHA-256 (all but obstore), the file's type, structure, size and duration, the "
-        "refusal to overwrite another's object, and an outcome for each file. curl | s5cmd and the naive loop ran once a set.",
+        "refusal to overwrite another's object, and an outcome for each file. curl | s5cmd and the naive loop ran "
+        "once a set.",
         "",
         f"Goals for the small set, 8 at once: over https no fewer MB/s than rclone and at most 1.3 {_TIMES} its CPU; "
         "over http no fewer MB/s than rclone.",
