@@ -102,7 +102,7 @@ def is_same(kept: Any, sent: Any) -> bool:
     return bool(kept == sent)
 
 
-@examples(60)
+@examples(40)
 @given(drawn=st.lists(st.tuples(task_ids, bodies(), st.sampled_from([200, 200, 200, 201, 404, 500, 302])), max_size=4))
 def test_any_json_is_a_row_that_comes_back_from_its_file_as_it_was(
     client: LumaClient, provider: ProviderServer, file: PartitionFile, drawn: list[tuple[str, Any, int]]

@@ -510,5 +510,5 @@ PHASES = (hypothesis.Phase.generate,) if TIMES == 1 else tuple(hypothesis.Phase)
 def test_the_datasets_and_the_bucket_are_what_the_model_says(bucket: ObjectStore) -> None:
     run_state_machine_as_test(
         lambda: PipelineMachine(bucket, f"machine-{next(prefixes)}"),  # type: ignore[arg-type]
-        settings=hypothesis.settings(examples(8), stateful_step_count=16, phases=PHASES),
+        settings=hypothesis.settings(examples(6), stateful_step_count=14, phases=PHASES),
     )
