@@ -48,8 +48,9 @@ mutants: $(READY)
 
 # The properties with many times the examples of the default suite, other ones in every run.
 TIMES ?= 20
+PROPERTIES ?= tests/properties tests/luma/test_flatten.py tests/luma/test_json_reader.py tests/media/test_facts.py tests/media/test_keys.py
 properties: $(READY)
-	PROPERTIES_TIMES=$(TIMES) $(BIN)/python -m pytest --timeout 7200 tests/properties
+	PROPERTIES_TIMES=$(TIMES) $(BIN)/python -m pytest --timeout 7200 $(PROPERTIES)
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-RESULTS = Path(__file__).parent / "RESULTS.md"
+RESULTS = Path(os.environ.get("BENCHMARK_RESULTS", Path(__file__).parent / "RESULTS.md"))
 
 
 def write_section(marker: str, title: str, lines: list[str]) -> None:
-    """Replace one section of RESULTS.md, between its markers."""
+    """Replace one section of RESULTS.md, or of the file that BENCHMARK_RESULTS names, between its markers."""
     start, end = f"<!-- {marker} -->", f"<!-- /{marker} -->"
     text = RESULTS.read_text() if RESULTS.exists() else "# Results\n"
     section = "\n".join([start, f"## {title}", "", *lines, end])

@@ -81,7 +81,7 @@ def make_certificate(work: Path) -> tuple[Path, dict[str, str]]:
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
     trusted = str(work / "authority.pem")
     authority.cert_pem.write_to_path(trusted)
-    return certificate, dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"), trusted)
+    return certificate, dict.fromkeys(("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"), trusted)
 
 
 @contextlib.contextmanager

@@ -36,13 +36,20 @@ def etag_of(key: str) -> str:
     return hashlib.md5(key.encode(), usedforsecurity=False).hexdigest()
 
 
+def _label(key: str) -> dict[str, str]:
+    """What our objects say of themselves."""
+    sha256 = hashlib.sha256(key.encode()).hexdigest()
+    label = {"task-id": key.partition("/")[0], "artifact": "video", "sha256": sha256}
+    return {f"x-amz-meta-luma-{name}": value for name, value in label.items()}
+
+
 class _Store:
     def __init__(self, task_ids: list[str], others: int) -> None:
         self.videos = sorted(
             [*map(key_of, task_ids), *(f"{etag_of(str(number))}/other.bin" for number in range(others))]
         )
         self.known = set(self.videos)
-        self.lake: dict[str, tuple[bytes, str]] = {}
+        self.lake: dict[str, tuple[bytes, str, str]] = {}
         self.counts: Counter[str] = Counter()
 
 
@@ -81,7 +88,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._count("multipart")
         else:
             self._count("PUT")
-            self.store.lake[unquote(url.path[1:]).partition("/")[2]] = body, etag
+            self.store.lake[unquote(url.path[1:]).partition("/")[2]] = (
+                body,
+                etag,
+                formatdate(usegmt=True),
+            )
         self._answer(200, b"", {"ETag": f'"{etag}"'})
 
     def do_POST(self) -> None:
@@ -97,15 +108,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _object(self, bucket: str, key: str) -> None:
         if bucket == "videos":
-            found = (b"12345", etag_of(key)) if key in self.store.known else None
+            found = (b"12345", etag_of(key), _MODIFIED) if key in self.store.known else None
         else:
             found = self.store.lake.get(key)
         if found is None:
             self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
             return
-        body, etag = found
-        modified = _MODIFIED if bucket == "videos" else formatdate(usegmt=True)
+        body, etag, modified = found
         headers = {"ETag": f'"{etag}"', "Last-Modified": modified}
+        if bucket == "videos":
+            headers |= _label(key)
         wanted = self.headers.get("range", "")
         if wanted:
             first, _, last = wanted.removeprefix("bytes=").partition("-")

@@ -19,6 +19,7 @@ import numpy as np
 from luma_pipeline.audit.bucket import AuditBucket
 from luma_pipeline.audit.compare import LATER, differences
 from luma_pipeline.audit.findings import AUDIT_SCHEMA, Finding, Findings, Kind, Repair, finding_of
+from luma_pipeline.audit.lost import LostObjects
 from luma_pipeline.audit.manifest import Flag, ManifestIndex, ManifestRow, read_rows
 from luma_pipeline.audit.orphans import Orphans
 from luma_pipeline.audit.reading import DueRows
@@ -105,7 +106,7 @@ class _Audit:
             index = self._read_manifests(due)
             self._list(index, orphans)
             self._read(index, due)
-            self._unread |= self._second_look(max(_EXTRA_READS, due.rows)).do(index)
+            self._look_again(index, max(_EXTRA_READS, due.rows))
             self._find_duplicates(index)
             self._judge_orphans(index, orphans)
             return self._report(index)
@@ -225,7 +226,14 @@ class _Audit:
             elif looked.digest is None:
                 self._tally.count("archived")
 
-    def _second_look(self, reads: int) -> SecondLook:
+    def _look_again(self, index: ManifestIndex, reads: int) -> None:
+        lost = LostObjects(self._dataset, self._settings.mark_of)
+        second_look = self._second_look(reads, lost)
+        self._unread |= second_look.do(index)
+        if self._is_listed and not second_look.is_broken:
+            lost.keep(each.folder for each in index.partitions if each.folder not in self._unread)
+
+    def _second_look(self, reads: int, lost: LostObjects) -> SecondLook:
         settings, provider = self._settings, self._settings.provider
         repairer = None
         if self._options.repair and provider is not None:
@@ -239,6 +247,7 @@ class _Audit:
             self._findings,
             self._tally,
             self._tombstones,
+            lost,
             since=self._since,
             reads=reads,
             is_listed=self._is_listed,

@@ -14,6 +14,7 @@ from typing import Any
 from luma_pipeline.audit.bucket import AuditBucket
 from luma_pipeline.audit.compare import Looked, differences, is_later, is_of_a_run_at_work
 from luma_pipeline.audit.findings import Finding, Findings, Kind, Repair
+from luma_pipeline.audit.lost import LostObjects
 from luma_pipeline.audit.manifest import Flag, ManifestIndex, ManifestRow, read_rows
 from luma_pipeline.audit.repair import Repairer, replace_rows
 from luma_pipeline.audit.tally import Tally
@@ -60,6 +61,7 @@ class SecondLook:
         findings: Findings,
         tally: Tally,
         tombstones: Tombstones,
+        lost: LostObjects,
         *,
         since: datetime,
         reads: int,
@@ -72,6 +74,7 @@ class SecondLook:
         self._findings = findings
         self._tally = tally
         self._tombstones = tombstones
+        self._lost = lost
         self._since = since
         self._reads = reads
         self._is_listed = is_listed
@@ -96,6 +99,7 @@ class SecondLook:
                     for each in judged:
                         for finding in each.findings:
                             self._findings.add(finding)
+                            self._lost.count(finding)
             except DatasetError as error:
                 self._bucket.check_stop()
                 self._tally.problem(f"what seems wrong in {partition.folder} was not looked at again", error)
@@ -103,6 +107,11 @@ class SecondLook:
         if self._unread:
             self._tally.problem("objects could not be read", f"{self._unread}, see {Kind.UNREADABLE_OBJECT}")
         return unread
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the store failed, so that not all was looked at."""
+        return self._broken is not None
 
     def _still_repeated(self, index: ManifestIndex) -> frozenset[int]:
         """The keys, as hashes, that more than one row has now."""

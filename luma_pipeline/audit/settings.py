@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -26,6 +26,8 @@ class AuditSettings:
     read_within_days: Days in which every object is read once; 0: each audit reads all; None: none is read.
     young_seconds: Age up to which what is in no manifest may belong to a run at work.
     provider, link_preference: Where repairs ask for links. None: nothing can be repaired.
+    mark_of: The mark of a partition by its folder, under which its verdict is kept; None where the folder is no
+        partition of today's settings.
     """
 
     data_url: str
@@ -34,6 +36,7 @@ class AuditSettings:
     young_seconds: float = 24 * 3600.0
     provider: ProviderConfig | None = None
     link_preference: Sequence[LinkSource] = DEFAULT_LINK_PREFERENCE
+    mark_of: Callable[[str], str | None] = lambda folder: folder.partition("=")[2]
 
 
 @dataclass(frozen=True)

@@ -189,7 +189,7 @@ class LumaPipelineComponent(dg.Component, TopSettings):
                 instance=instance,
             )
         sensor = build_sensor(job, partitions, revisits, partitions_per_run=per_run, running=running, instance=instance)
-        audit = build_audit_job(self._audit_plan(policies), instance)
+        audit = build_audit_job(self._audit_plan(policies), partitions, instance)
         with self._naming("audit.cron"):
             audits = build_audit_schedule(
                 audit,

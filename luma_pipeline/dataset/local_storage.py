@@ -44,6 +44,8 @@ _log = logging.getLogger(__name__)
 class LocalStorage:
     """Files in a folder. A file is written in its folder under a temporary name, forced to disk, and renamed."""
 
+    whole_bytes = 0
+
     def __init__(self, root: str, url: str) -> None:
         self.root = root
         self._url = url

@@ -28,12 +28,16 @@ class Marks:
     def clear(self, name: str) -> None:
         """Take a mark away, if it is there. A deletion would leave a version in some buckets."""
         if self.set_at(name) is not None:
-            self._storage.delete(f"{self._folder}/{name}")
+            self.remove(name)
+
+    def remove(self, name: str) -> None:
+        """Take away a mark that is known to be there."""
+        self._storage.delete(f"{self._folder}/{name}")
 
     def clear_all(self, names: Sequence[str]) -> None:
         """Take away marks that are there, many by one request where the store can."""
         self._storage.delete_all([f"{self._folder}/{name}" for name in names])
 
-    def listed(self) -> dict[str, datetime]:
-        """The names with the time (aware UTC) at which each was set."""
-        return {file.name: file.modified_at for file in self._storage.list(self._folder)}
+    def listed(self, prefix: str = "") -> dict[str, datetime]:
+        """The names that begin with `prefix`, with the time (aware UTC) at which each was set."""
+        return {file.name: file.modified_at for file in self._storage.list(self._folder, prefix)}

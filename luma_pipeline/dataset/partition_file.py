@@ -26,6 +26,8 @@ ROW_GROUP_ROWS = 10_000
 """Rows in a row group: about 50 MB of answers before compression, so that a reader of few columns skips well and the
 writer holds little."""
 
+_JUST_WRITTEN = "just written"
+"""In place of a version that has not been asked for."""
 _DIGESTED_ROWS = 1_000
 """Rows that are digested together."""
 
@@ -54,6 +56,7 @@ class PartitionFile:
     def __init__(self, storage: Storage, path: str) -> None:
         self._storage = storage
         self._path = path
+        self._last: tuple[bytes, str] | None = None
 
     @property
     def path(self) -> str:
@@ -84,10 +87,22 @@ class PartitionFile:
             opened = self._storage.open(self._path, whole=whole)
         except FileNotFoundError:
             return PartitionReader(self, None, "")
+        self._last = None if opened.content is None else (opened.content, opened.version)
+        return self._reader(opened.source, opened.version, opened.size_bytes)
+
+    def reopen(self) -> PartitionReader:
+        """As `open`, of the file as this object has last read or written it: of a small one on S3 without a request.
+
+        For who reads it once more within moments.
+        """
+        if self._last is None:
+            return self.open()
+        content, version = self._last
+        return self._reader(pa.BufferReader(content), version, len(content))
+
+    def _reader(self, source: pa.NativeFile, version: str, size_bytes: int) -> PartitionReader:
         with readable(self._path):
-            return PartitionReader(
-                self, pq.ParquetFile(opened.source, pre_buffer=True), opened.version, opened.size_bytes
-            )
+            return PartitionReader(self, pq.ParquetFile(source, pre_buffer=True), version, size_bytes)
 
     def row_count(self) -> int:
         """How many rows there are; 0 if the partition has not been written."""
@@ -154,11 +169,18 @@ class PartitionFile:
     def _replace(
         self, schema: pa.Schema, tables: Iterable[pa.Table], digest_columns: Sequence[str], over: str | None
     ) -> Written:
-        def write(file: IO[bytes]) -> Written:
+        def write(file: IO[bytes]) -> tuple[Written, bytes | None]:
             rows, digest = _write(file, schema, tables, digest_columns)
-            return Written(rows, file.tell(), self._path, digest, is_new=True)
+            written = Written(rows, file.tell(), self._path, digest, is_new=True)
+            if written.size_bytes > self._storage.whole_bytes:
+                return written, None
+            file.seek(0)
+            return written, file.read()
 
-        return self._storage.replace(self._path, write, over)
+        self._last = None
+        written, content = self._storage.replace(self._path, write, over)
+        self._last = None if content is None else (content, _JUST_WRITTEN)
+        return written
 
     def replace_unless_same(self, table: pa.Table) -> Written:
         """Write one table as `replace` does, with a digest of all columns, unless the file has these rows already."""

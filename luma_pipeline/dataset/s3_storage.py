@@ -81,6 +81,8 @@ class S3Storage:
     The credentials may be scoped to the prefix: nothing is asked of the bucket as a whole.
     """
 
+    whole_bytes = _TAIL_BYTES
+
     def __init__(self, bucket: str, prefix: str, url: str) -> None:
         self.root = "/".join(part for part in (bucket, prefix) if part)
         self._bucket = bucket
@@ -124,7 +126,8 @@ class S3Storage:
                     file = self._fetched(head)
                 except StaleVersionError:
                     continue
-            return OpenedFile(pa.PythonFile(file, mode="r"), _version(head), head.size_bytes)
+            content = end if len(end) == head.size_bytes else None
+            return OpenedFile(pa.PythonFile(file, mode="r"), _version(head), head.size_bytes, content)
 
     def _end(self, path: str) -> tuple[ObjectHead, bytes]:
         """What the store says of an object, and its last bytes, in one request."""

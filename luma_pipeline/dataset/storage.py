@@ -47,11 +47,15 @@ class StoredFile:
 
 
 class OpenedFile(NamedTuple):
-    """A file to read from, and its version. It gives the bytes of that version or raises StaleVersionError."""
+    """A file to read from, and its version. It gives the bytes of that version or raises StaleVersionError.
+
+    `content` is the whole file where opening it has read all of it.
+    """
 
     source: pa.NativeFile
     version: str
     size_bytes: int
+    content: bytes | None = None
 
 
 class Storage(Protocol):
@@ -64,6 +68,10 @@ class Storage(Protocol):
     @property
     def root(self) -> str:
         """The path that every other begins with; no slash at its end."""
+
+    @property
+    def whole_bytes(self) -> int:
+        """Opening a file up to this size reads all of it."""
 
     def list(self, folder: str, prefix: str = "") -> list[StoredFile]:
         """The files directly in a folder whose names begin with `prefix`; none where there is no such folder."""

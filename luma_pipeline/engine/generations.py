@@ -165,7 +165,8 @@ def _choose(
     others = [*plan.shards, *answers.candidates()]
     there = _still_there(others, checkpoints)
     # Another run that has removed a checkpoint has replaced the file before.
-    rows = BestRows(tasks, [*stored.candidates(is_as_now=bool(others)), *there])
+    has_checkpoints = any(some.path is not None for some in others)
+    rows = BestRows(tasks, [*stored.candidates(is_as_now=has_checkpoints), *there])
     missing = rows.missing()
     is_left_out = plan.is_left_out[missing]
     for refusals in _refusals(tasks, missing[is_left_out], spec, give_up):

@@ -8,7 +8,7 @@ from collections.abc import Set as AbstractSet
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import Protocol, TypeVar
 from urllib.parse import quote, unquote
 
@@ -24,6 +24,7 @@ from luma_pipeline.engine.generations import (
     tasks_to_ask,
 )
 from luma_pipeline.engine.looks import Looks
+from luma_pipeline.engine.marks import OPEN_MARKS, UNFINISHED_MARKS, PartitionMarks
 from luma_pipeline.engine.removal import remove_rows
 from luma_pipeline.engine.tasks import TasksReport, read_tasks
 from luma_pipeline.engine.verdict import Judge
@@ -48,12 +49,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-
-OPEN_MARKS = "open"
-"""The marks of partitions that have tasks or videos to come back for."""
-UNFINISHED_MARKS = "unfinished"
-"""The marks of partitions that were last read when tasks of theirs could still come: before their window had ended, or
-so soon after that a transaction begun in it could still be open."""
 
 
 def mark_of(partition_key: str) -> str:
@@ -117,9 +112,9 @@ class PartitionReport:
     @property
     def has_changed(self) -> bool:
         """Whether a file was written or something was fetched."""
-        written = [part.written for part in (self.tasks, self.generations, self.videos) if part is not None]
-        is_fetched = self.videos is not None and self.videos.attempts > 0
-        return is_fetched or any(each is not None and each.is_new for each in written)
+        written = [part.written for part in (self.tasks, self.generations) if part is not None]
+        is_one_new = any(each is not None and each.is_new for each in written)
+        return is_one_new or (self.videos is not None and self.videos.has_changed)
 
     def without(self, forgotten: Forgotten, written: Mapping[str, Written]) -> PartitionReport:
         """This report when rows of forgotten tasks have been taken out, and what was written then."""
@@ -189,6 +184,16 @@ class PartitionWork:
             self.looks.share_out(len(partitions))
         if self.source is not None:
             self.source.expect(min(each.start for each in partitions), max(each.end for each in partitions))
+        for marks in (self._open_marks, self._unfinished_marks):
+            marks.share_out([mark_of(each.key) for each in partitions])
+
+    @cached_property
+    def _open_marks(self) -> PartitionMarks:
+        return PartitionMarks(self.dataset, OPEN_MARKS)
+
+    @cached_property
+    def _unfinished_marks(self) -> PartitionMarks:
+        return PartitionMarks(self.dataset, UNFINISHED_MARKS)
 
     def do(self, partition: Partition) -> PartitionReport:
         """Read, ask, copy and write one partition."""
@@ -226,13 +231,16 @@ class PartitionWork:
             judge.settle()
             faults = str(generations.row_faults)
         report = PartitionReport(partition, tasks_report, generations, None, faults)
-        _, report = self._take_out(forgotten, report, judge, (TASKS, GENERATIONS))
+        now, report = self._take_out(forgotten, report, judge, (TASKS, GENERATIONS))
         if videos is not None:
             if generations is None:
                 self._require(GENERATIONS, partition)
-            videos_report = videos.finish(generations_file, judge)
+            is_just_read = generations is not None and generations.is_just_read and now is forgotten
+            videos_report = videos.finish(generations_file, judge, is_just_read=is_just_read)
             judge.settle()
-            now, report = self._take_out(forgotten, replace(report, videos=videos_report), judge, DATASETS)
+            report = replace(report, videos=videos_report)
+            if videos_report.has_changed:
+                now, report = self._take_out(forgotten, report, judge, DATASETS)
             if now is not forgotten:
                 videos.purge(now)
         self._mark(partition, read_at, generations, videos_report)
@@ -335,7 +343,7 @@ class PartitionWork:
         name = mark_of(partition.key)
         if self.looks is not None and videos is not None and videos.is_verified:
             self.looks.note(name)
-        open_marks, unfinished_marks = self.dataset.marks(OPEN_MARKS), self.dataset.marks(UNFINISHED_MARKS)
+        open_marks, unfinished_marks = self._open_marks, self._unfinished_marks
         if (generations and generations.open_tasks) or (videos and videos.open_artifacts):
             open_marks.set(name)
         elif generations and videos:
@@ -343,7 +351,7 @@ class PartitionWork:
         if self.source is not None:
             if read_at < partition.end + self.late_rows:
                 # When it is set counts from the window's end on: it tells the sensor of the last try.
-                if read_at >= partition.end or unfinished_marks.set_at(name) is None:
+                if read_at >= partition.end or not unfinished_marks.is_set(name):
                     unfinished_marks.set(name)
             elif generations:
                 # Tasks that were read alone have yet to be asked for.

@@ -78,6 +78,11 @@ class GenerationsReport:
     written: Written | None = None
     _latencies: array[float] = field(default_factory=lambda: array("d"), repr=False)
 
+    @property
+    def is_just_read(self) -> bool:
+        """Whether the file was read or written a moment ago: no answer has been waited for since."""
+        return not self.asked or (self.written is not None and self.written.is_new)
+
     def latency(self, quantile: float) -> float | None:
         """A quantile (0..1) of the seconds from a request to the last byte of its answer; None without requests."""
         return float(np.quantile(np.frombuffer(self._latencies), quantile)) if self._latencies else None

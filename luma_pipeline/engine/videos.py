@@ -24,7 +24,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from luma_pipeline.dataset import ROW_GROUP_ROWS, Forgotten, PartitionFile, StaleVersionError, Written
+from luma_pipeline.dataset import ROW_GROUP_ROWS, Forgotten, PartitionFile, PartitionReader, StaleVersionError, Written
 from luma_pipeline.dataset.manifest import VIDEOS_SCHEMA, Identities, ResultRows
 from luma_pipeline.dataset.rows import Positions
 from luma_pipeline.engine.earlier_videos import (
@@ -97,6 +97,11 @@ class VideosReport:
     copy_seconds: array[float] = field(default_factory=lambda: array("d"), repr=False)
     preview: list[dict[str, Any]] = field(default_factory=list, repr=False)
     """The first rows."""
+
+    @property
+    def has_changed(self) -> bool:
+        """Whether the manifest was written or something was fetched."""
+        return self.attempts > 0 or (self.written is not None and self.written.is_new)
 
     def copy_quantile(self, quantile: float) -> float | None:
         """A quantile (0..1) of the seconds that copying one artifact took; None without copies."""
@@ -195,15 +200,18 @@ class PartitionVideos:
             request = self._request(result.task_id, artifact, links_of_generation(result.generation), earlier)
             self._begin(request, is_old=is_old)
 
-    def finish(self, generations: PartitionFile, judge: Judge | None = None) -> VideosReport:
+    def finish(
+        self, generations: PartitionFile, judge: Judge | None = None, *, is_just_read: bool = False
+    ) -> VideosReport:
         """Copy what is not begun yet, wait for all of it, and replace the manifest if a row has changed.
 
         `judge` puts the verdict on it. Where one of the objects that are looked at is lost, all others are looked at.
+        `is_just_read`: what `generations` has read last is as the file is now.
 
         Raises:
             BucketError: The bucket cannot be used any more.
         """
-        groups = self._copy_rest(generations)
+        groups = self._copy_rest(generations, is_just_read=is_just_read)
         if self._is_one_lost and not self._earlier.look.is_whole:
             _log.warning("an object that %s knows is not in the bucket: all of them are looked at", self._file.path)
             self._earlier.look_at_all()
@@ -243,20 +251,22 @@ class PartitionVideos:
 
     # -- copying ----------------------------------------------------------------------------------------------------
 
-    def _copy_rest(self, generations: PartitionFile) -> list[_Group]:
+    def _copy_rest(self, generations: PartitionFile, *, is_just_read: bool = False) -> list[_Group]:
         """Copy what is not begun and wait for all of it; returns what was decided, in the order of the generations."""
-        groups = self._begin_rest(generations)
+        groups = self._begin_rest(generations, is_just_read=is_just_read)
         while self._under_way:
             self._take(*self._done.get())
         return groups
 
-    def _begin_rest(self, generations: PartitionFile) -> list[_Group]:
+    def _begin_rest(self, generations: PartitionFile, *, is_just_read: bool) -> list[_Group]:
         spec, artifacts = self._policy.spec, self._policy.artifacts
         columns = dict.fromkeys([*link_columns(artifacts, spec.artifacts), *answer_columns(artifacts, spec)])
         while True:
             self._earlier.identities.forget()
             self._begun.forget()
-            groups = _completed(generations, spec, list(columns), self._forgotten)
+            reader = generations.reopen() if is_just_read else generations.open()
+            groups = _completed(reader, spec, list(columns), self._forgotten)
+            is_just_read = False
             try:
                 return [_Group(self._copy_group(group), said_of(group, artifacts, spec)) for group in groups]
             except StaleVersionError as error:
@@ -387,20 +397,21 @@ def artifacts_to_copy(
     """
     with closing(EarlierVideos(manifest, policy)) as earlier:
         decisions = (
-            earlier.decide(group, is_given_up_kept=not is_asked_again) for group in _completed(generations, policy.spec)
+            earlier.decide(group, is_given_up_kept=not is_asked_again)
+            for group in _completed(generations.open(), policy.spec)
         )
         return sum(int((decision.actions == Action.COPY).sum()) for decision in decisions)
 
 
 def _completed(
-    generations: PartitionFile,
+    generations: PartitionReader,
     spec: ProviderSpec,
     columns: Sequence[str] = (),
     forgotten: Forgotten = Forgotten(),  # noqa: B008 - frozen
 ) -> Iterator[pa.Table]:
-    """The rows of completed tasks that are not forgotten, a row group at a time."""
+    """The rows of completed tasks that are not forgotten, a row group at a time. Closes the reader."""
     names = ["task_id", "submitted_at", "state", *columns]
-    with generations.open() as reader:
+    with generations as reader:
         for table in reader.batches(names, spec.schema):
             completed = forgotten.without(table.filter(pc.equal(table["state"], State.COMPLETED.value)))
             if len(completed):

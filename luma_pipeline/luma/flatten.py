@@ -257,7 +257,7 @@ def _column(values: _Values, field: Field, note: _DriftNotes) -> pa.Array:
 
 def _fast_text(values: _Values) -> pa.Array:
     if "" in values:
-        values = [value or None for value in values]
+        values = [None if value == "" else value for value in values]
     return pa.array(values, pa.string())
 
 

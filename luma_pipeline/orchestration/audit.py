@@ -20,6 +20,7 @@ from luma_pipeline.media import DEFAULT_LINK_PREFERENCE, LinkSource
 from luma_pipeline.orchestration.endings import cancelled_when_interrupted
 from luma_pipeline.orchestration.evaluations import audit_evaluation
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
+from luma_pipeline.orchestration.partitions import marks_of_folders, partition_keys_of_folders
 
 __all__ = ["AuditPlan", "LumaAuditConfig", "build_audit_job", "build_audit_schedule"]
 
@@ -59,7 +60,9 @@ class AuditPlan:
     link_preference: Sequence[LinkSource] = DEFAULT_LINK_PREFERENCE
 
 
-def build_audit_job(plan: AuditPlan, instance: Instance = UNNAMED) -> dg.JobDefinition:
+def build_audit_job(
+    plan: AuditPlan, partitions: dg.PartitionsDefinition[str], instance: Instance = UNNAMED
+) -> dg.JobDefinition:
     """The job `luma_audit` of an instance. It needs the resources of the datasets, the bucket and the provider."""
 
     @dg.op(
@@ -72,7 +75,7 @@ def build_audit_job(plan: AuditPlan, instance: Instance = UNNAMED) -> dg.JobDefi
     ) -> Iterator[dg.AssetCheckEvaluation | dg.Output[None]]:
         try:
             with cancelled_when_interrupted(context):
-                summary = _audit(context, plan, config, instance)
+                summary = _audit(context, plan, config, partitions, instance)
         except (LumaPipelineError, ValueError) as error:
             raise dg.Failure(f"the audit could not be made: {error}") from error
         yield audit_evaluation(instance, summary)
@@ -137,7 +140,11 @@ def audit_metadata(summary: AuditSummary) -> Mapping[str, Any]:
 
 
 def _audit(
-    context: dg.OpExecutionContext, plan: AuditPlan, config: LumaAuditConfig, instance: Instance
+    context: dg.OpExecutionContext,
+    plan: AuditPlan,
+    config: LumaAuditConfig,
+    partitions: dg.PartitionsDefinition[str],
+    instance: Instance,
 ) -> AuditSummary:
     dataset, bucket, provider = (
         getattr(context.resources, key) for key in (instance.dataset_key, instance.bucket_key, instance.provider_key)
@@ -149,6 +156,7 @@ def _audit(
         plan.young_seconds,
         provider.config() if config.repair else None,
         plan.link_preference,
+        marks_of_folders(partition_keys_of_folders(partitions)),
     )
     options = AuditOptions(config.repair, config.delete_orphans, config.read_all, config.first, config.last)
     return audit_dataset(settings, options, tell=context.log.info)

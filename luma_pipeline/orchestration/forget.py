@@ -2,16 +2,14 @@
 
 # No postponed annotations in this module: Dagster reads those of the op's function as types.
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from typing import Any
 
 import dagster as dg
 from pydantic import Field
 
 from luma_pipeline.engine.datasets import DATASETS
-from luma_pipeline.engine.partition import mark_of
 from luma_pipeline.errors import LumaPipelineError
 from luma_pipeline.forget import (
     ForgetReport,
@@ -25,7 +23,7 @@ from luma_pipeline.luma import GATEWAY, ProviderSpec
 from luma_pipeline.orchestration.automation import UNDER_WAY
 from luma_pipeline.orchestration.endings import cancelled_when_interrupted
 from luma_pipeline.orchestration.instance import UNNAMED, Instance
-from luma_pipeline.orchestration.partitions import folder_of
+from luma_pipeline.orchestration.partitions import marks_of_folders, partition_keys_of_folders
 from luma_pipeline.source.ids import IdTable, TableIds
 
 __all__ = ["ForgetConfig", "build_forget_job"]
@@ -103,7 +101,7 @@ class _ForgetRun:
         self._gallery = gallery
         self._spec = spec
         self._instance = instance
-        self._key_of = _keys_of_folders(partitions)
+        self._key_of = partition_keys_of_folders(partitions)
         self._faults: list[str] = []
 
     def do(self) -> None:
@@ -163,7 +161,7 @@ class _ForgetRun:
             getattr(resources, self._instance.dataset_key).url,
             getattr(resources, self._instance.bucket_key).config(),
             self._gallery,
-            lambda folder: None if (key := self._key_of(folder)) is None else mark_of(key),
+            marks_of_folders(self._key_of),
             self._spec,
         )
         report = forget_tasks(settings, request, tell=context.log.info, run_id=context.run_id)
@@ -255,13 +253,3 @@ def _metadata(report: ForgetReport, *, is_dry_run: bool) -> dict[str, Any]:
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> dg.TableMetadataValue:
     records = [dg.TableRecord(dict(zip(names, row, strict=True))) for row in rows[:_MOST_SHOWN]]
     return dg.TableMetadataValue(records, dg.TableSchema([dg.TableColumn(name) for name in names]))
-
-
-def _keys_of_folders(partitions: dg.PartitionsDefinition[str]) -> Callable[[str], str | None]:
-    """Gives the key of a partition by its folder; None for a folder of other settings. All are worked out at once."""
-
-    @cache
-    def keys() -> Mapping[str, str]:
-        return {folder_of(partitions, key): key for key in partitions.get_partition_keys()}
-
-    return lambda folder: keys().get(folder)

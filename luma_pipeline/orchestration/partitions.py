@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from urllib.parse import quote
 from zoneinfo import available_timezones
 
 import dagster as dg
 from dagster import TimeWindow, TimeWindowPartitionsDefinition
 
+from luma_pipeline.engine.partition import mark_of
 from luma_pipeline.engine.windows import Frequency, folder_of_window
 from luma_pipeline.source.times import nearest_zones
 
-__all__ = ["Frequency", "folder_of", "partitions_definition", "periods_before", "window_of"]
+__all__ = [
+    "Frequency",
+    "folder_of",
+    "marks_of_folders",
+    "partition_keys_of_folders",
+    "partitions_definition",
+    "periods_before",
+    "window_of",
+]
 
 
 def partitions_definition(frequency: Frequency, start: str, timezone_name: str) -> TimeWindowPartitionsDefinition:
@@ -54,6 +63,21 @@ def folder_of(definition: dg.PartitionsDefinition[str], partition_key: str) -> s
     if not isinstance(definition, TimeWindowPartitionsDefinition):
         return f"partition={quote(partition_key, safe='')}"
     return folder_of_window(_frequency(definition), definition.time_window_for_partition_key(partition_key).start)
+
+
+def partition_keys_of_folders(definition: dg.PartitionsDefinition[str]) -> Callable[[str], str | None]:
+    """Gives the key of a partition by its folder; None for a folder of other settings. All are worked out at once."""
+
+    @cache
+    def keys() -> Mapping[str, str]:
+        return {folder_of(definition, key): key for key in definition.get_partition_keys()}
+
+    return lambda folder: keys().get(folder)
+
+
+def marks_of_folders(key_of: Callable[[str], str | None]) -> Callable[[str], str | None]:
+    """Gives the mark of a partition by its folder, out of its key."""
+    return lambda folder: None if (key := key_of(folder)) is None else mark_of(key)
 
 
 def _frequency(definition: TimeWindowPartitionsDefinition) -> Frequency:

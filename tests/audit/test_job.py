@@ -68,11 +68,14 @@ def test_an_audit_is_a_check_that_stays_until_the_damage_is_repaired(scene: Scen
     world.submit(("c", "2024-12-25T01:00:00Z"))
     later = world.run("2024-12-25")
     assert (later.success, check_of(scene, later).passed) == (True, False)
+    in_bucket = evaluations(world, later.run_id)["videos_in_bucket"]
+    assert (in_bucket.passed, in_bucket.metadata["lost"].value) == (False, 1)
 
     repaired = audit(scene, {"repair": True})
     assert check_of(scene, repaired).passed
     assert check_of(scene, repaired).metadata["repaired_missing"].value == 1
-    assert check_of(scene, world.run(DAY)).passed
+    after = evaluations(world, world.run("2024-12-25").run_id)
+    assert (after[CHECK].passed, after["videos_in_bucket"].passed) == (True, True)
 
 
 def test_a_run_that_could_not_look_at_everything_is_red_and_says_what(scene: Scene) -> None:

@@ -255,7 +255,7 @@ def test_a_store_that_stalls_is_waited_for_no_longer_than_a_stop_allows(
             "sweep": lambda: dataset.sweep(0),
             "read": file.read,
             "write": lambda: file.replace(large().schema, [large()]),
-            "list": dataset.marks("open").listed,
+            "list": lambda: dataset.marks("open").listed(),
             "mark": lambda: dataset.marks("open").set("2024-12-24"),
             "checkpoint": lambda: dataset.checkpoints("luma_tasks", DAY).save(small("a")),
         }
@@ -330,3 +330,160 @@ def test_an_object_that_is_no_parquet_is_told_with_its_path(store: Store, at_sto
 def test_a_bucket_that_cannot_be_names_the_setting(url: str) -> None:
     with pytest.raises(DatasetSettingsError, match="LUMA_DATA_URL"):
         Dataset(url=url).check()
+
+
+# Objects as files.
+
+BODY = np.random.default_rng(1).bytes(600_000)
+"""More than the 256 KiB that are read first."""
+
+
+def put_body(store: Store, at_store: str, body: bytes = BODY) -> str:
+    bucket, _, prefix = at_store.removeprefix("s3://").partition("/")
+    store.client().put_object(Bucket=bucket, Key=f"{prefix}/file", Body=body)
+    return f"{bucket}/{prefix}/file"
+
+
+def storage_of(at_store: str) -> s3_storage.S3Storage:
+    storage = Dataset(url=at_store)._storage
+    assert isinstance(storage, s3_storage.S3Storage)
+    return storage
+
+
+@only("moto")
+@pytest.mark.parametrize("whole", [False, True])
+def test_an_object_is_read_from_anywhere(store: Store, at_store: str, whole: bool) -> None:
+    opened = storage_of(at_store).open(put_body(store, at_store), whole=whole)
+    assert opened.size_bytes == len(BODY)
+    with opened.source as file:
+        for start, size in ((0, 10), (100, 500_000), (599_990, 10), (400_000, 100), (599_990, 100), (600_000, 5)):
+            file.seek(start)
+            assert file.read(size) == BODY[start : start + size]
+            assert file.tell() == min(start + size, len(BODY))
+        file.seek(-20, 2)
+        assert file.read() == BODY[-20:]
+        file.seek(5)
+        file.seek(5, 1)
+        assert file.read(3) == BODY[10:13]
+
+
+@only("moto")
+@pytest.mark.parametrize("is_replaced", [True, False], ids=["replaced", "removed"])
+def test_an_object_that_goes_while_it_is_read_is_told_of(store: Store, at_store: str, is_replaced: bool) -> None:
+    path = put_body(store, at_store)
+    storage = storage_of(at_store)
+    with storage.open(path).source as file:
+        if is_replaced:
+            put_body(store, at_store, BODY[::-1])
+        else:
+            storage.delete(path)
+        with pytest.raises(StaleVersionError, match="replaced" if is_replaced else "removed"):
+            file.read(10)
+
+
+def is_whole_read(request: StoreRequest) -> bool:
+    return request.method == "GET" and request.path.endswith("/file") and "range" not in request.headers
+
+
+@only("moto")
+@pytest.mark.parametrize("failures", [1, 2, 3])
+def test_an_object_that_breaks_off_is_read_again_twice(
+    store: Store, at_store: str, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    path = put_body(store, at_store)
+    begun: list[StoreRequest] = []
+
+    def rule(request: StoreRequest, number: int) -> Fault | None:
+        if is_whole_read(request):
+            begun.append(request)
+            return Fault(passes=True, cuts=300_000) if len(begun) <= failures else None
+        return None
+
+    with FaultyStore(store.port, rule) as faulty:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faulty.endpoint)
+        if failures < 3:
+            with storage_of(at_store).open(path, whole=True).source as file:
+                assert file.read() == BODY
+        else:
+            with pytest.raises(DatasetUnavailableError):
+                storage_of(at_store).open(path, whole=True)
+    assert len(begun) == min(failures + 1, 3)
+
+
+@only("moto")
+def test_an_object_that_is_replaced_before_it_is_read_whole_is_the_new_one(
+    store: Store, at_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put_body(store, at_store)
+    replacements = iter([BODY[::-1]])
+
+    def rule(request: StoreRequest, number: int) -> Fault | None:
+        if is_whole_read(request):
+            for body in replacements:
+                put_body(store, at_store, body)
+        return None
+
+    with FaultyStore(store.port, rule) as faulty:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faulty.endpoint)
+        with storage_of(at_store).open(path, whole=True).source as file:
+            assert file.read() == BODY[::-1]
+
+
+@only("moto")
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_denied_object_is_missing_only_where_it_is_not_listed(
+    store: Store, at_store: str, monkeypatch: pytest.MonkeyPatch, is_there: bool
+) -> None:
+    path = f"{at_store.removeprefix('s3://')}/file"
+    # A key that begins alike is not the object.
+    put_body(store, f"{at_store}/file")
+    if is_there:
+        put_body(store, at_store)
+
+    def rule(request: StoreRequest, number: int) -> Fault | None:
+        is_object = request.method in {"GET", "HEAD"} and request.path.endswith("luma/file")
+        return Fault(status=403, code="AccessDenied") if is_object else None
+
+    with FaultyStore(store.port, rule) as faulty:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faulty.endpoint)
+        with pytest.raises(DatasetSettingsError if is_there else FileNotFoundError):
+            storage_of(at_store).open(path)
+        if not is_there:
+            assert storage_of(at_store).version(path) == ""
+            assert storage_of(at_store).modified_at(path) is None
+
+
+# Old versions.
+
+
+@only("moto")
+def test_old_versions_go_and_the_latest_stays(store: Store, at_store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, bucket = store.client(), f"versioned-{at_store.split('-')[-1].partition('/')[0]}"
+    client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
+    storage = storage_of(f"s3://{bucket}/luma")
+    for name in ("a", "b"):
+        for number in range(3):
+            storage.write(f"{bucket}/luma/day/{name}", b"%d" % number)
+    storage.delete(f"{bucket}/luma/day/b")
+    storage.write(f"{bucket}/luma/other/a", b"1")
+    storage.write(f"{bucket}/luma/other/a", b"2")
+
+    def versions() -> dict[str, int]:
+        found = client.list_object_versions(Bucket=bucket)
+        keys = [item["Key"] for item in (*found.get("Versions", []), *found.get("DeleteMarkers", []))]
+        return {key: keys.count(key) for key in keys}
+
+    assert storage.remove_old_versions(f"{bucket}/luma/day") == ""
+    assert versions() == {"luma/day/a": 1, "luma/other/a": 2}
+    oldest = client.list_object_versions(Bucket=bucket, Prefix="luma/other/")["Versions"][-1]["VersionId"]
+    client.put_object_legal_hold(Bucket=bucket, Key="luma/other/a", VersionId=oldest, LegalHold={"Status": "ON"})
+    said = storage.remove_old_versions(f"{bucket}/luma/other")
+    assert said.startswith(f"1 versions below {bucket}/luma/other: ")
+    assert versions() == {"luma/day/a": 1, "luma/other/a": 2}
+
+    def rule(request: StoreRequest, number: int) -> Fault | None:
+        return Fault(status=403, code="AccessDenied") if "versions" in request.query else None
+
+    with FaultyStore(store.port, rule) as faulty:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", faulty.endpoint)
+        assert "AccessDenied" in storage_of(f"s3://{bucket}/luma").remove_old_versions(f"{bucket}/luma/other")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import subprocess
@@ -22,8 +23,10 @@ from luma_pipeline.dataset import (
     DatasetError,
     DatasetSettingsError,
     DatasetUnavailableError,
+    StaleVersionError,
     UnreadableFileError,
 )
+from luma_pipeline.dataset.local_storage import LocalStorage
 from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.luma import GENERATIONS_SCHEMA, Outcome, TaskResult, to_table
 
@@ -209,6 +212,85 @@ def test_a_file_that_may_not_be_read_is_told_with_its_path() -> None:
         said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert str(path) in said
     assert "Give the user that runs this the right to read it" in said
+
+
+_SWEEP = """
+import logging, os, sys
+from luma_pipeline.dataset import Dataset
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+if os.getuid() == 0:
+    os.setuid(65534)
+print(Dataset(url=sys.argv[1]).sweep(3600))
+"""
+
+
+def test_a_folder_that_may_not_be_swept_is_told_and_the_others_are_swept() -> None:
+    with _open_to_all() as folder:
+        kept = put(folder, f"a/.part-0.parquet.{HEX}.tmp", 7200)
+        swept = put(folder, f"b/.part-0.parquet.{HEX}.tmp", 7200)
+        kept.parent.chmod(0o555)
+        swept.parent.chmod(0o777)
+        command = [sys.executable, "-c", _SWEEP, str(folder)]
+        told, count = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        assert told.startswith(f"{kept.parent} was not swept: ")
+        assert count == "1"
+        assert (kept.exists(), swept.exists()) == (True, False)
+        kept.parent.chmod(0o755)
+
+
+def test_a_path_that_leads_nowhere_is_told_with_the_setting(tmp_path: Path) -> None:
+    path = Path(write(Dataset(url=str(tmp_path))))
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(DatasetSettingsError, match=r"cannot be read or written: .*Check LUMA_DATA_URL"):
+        Dataset(url=str(tmp_path)).partition("luma_generations", DAY).read()
+
+
+@pytest.mark.parametrize(
+    ("number", "kind", "words"),
+    [
+        (errno.ENOSPC, DatasetUnavailableError, "Make room"),
+        (errno.EDQUOT, DatasetUnavailableError, "Make room"),
+        (errno.EFBIG, DatasetUnavailableError, "Make room"),
+        (errno.ESTALE, StaleVersionError, "another machine has replaced a file"),
+        (errno.EACCES, DatasetSettingsError, "right to read and write"),
+        (errno.EPERM, DatasetSettingsError, "right to read and write"),
+        (errno.EROFS, DatasetSettingsError, "right to read and write"),
+        (errno.EIO, DatasetSettingsError, "Check LUMA_DATA_URL"),
+    ],
+    ids=lambda value: errno.errorcode.get(value) if isinstance(value, int) else "",
+)
+def test_what_a_file_system_says_has_a_remedy(number: int, kind: type[DatasetError], words: str) -> None:
+    with pytest.raises(kind, match=words) as error, LocalStorage("/data", "/data")._explained():
+        raise OSError(number, "said by the file system")
+    assert "/data" in str(error.value)
+    assert "said by the file system" in str(error.value)
+
+
+def test_what_is_below_a_root_is_told_also_where_nothing_is(tmp_path: Path) -> None:
+    dataset = Dataset(url=str(tmp_path))
+    assert (dataset.folders("luma_generations"), dataset.checkpointed("luma_generations")) == (set(), frozenset())
+    assert dataset.marks("open").set_at("a") is None
+    assert dataset.marks("open").listed() == {}
+    dataset.marks("open").clear_all(["a", "b"])
+    write(dataset)
+    (tmp_path / "luma_generations" / "date=2024-12-25").mkdir()
+    (tmp_path / "luma_generations" / "part-0.parquet").write_bytes(b"a file is no folder")
+    dataset.checkpoints("luma_generations", DAY).save(to_table([TaskResult("a", Outcome.NOT_FOUND, AT)], [AT]))
+    for name in ("a", "b", "c"):
+        dataset.marks("open").set(name)
+    dataset.marks("open").clear_all(["a", "b", "x"])
+    assert dataset.folders("luma_generations") == {DAY}
+    assert dataset.checkpointed("luma_generations") == {DAY}
+    assert set(dataset.marks("open").listed()) == {"c"}
+    assert dataset.remove_old_versions("luma_generations", DAY) == ""
+
+
+def test_a_dataset_that_was_never_used_is_stopped_and_closed(tmp_path: Path) -> None:
+    dataset = Dataset(url=str(tmp_path))
+    dataset.stop()
+    dataset.close()
+    write(dataset)
 
 
 def test_a_partition_that_was_never_written_is_told_of(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from luma_pipeline.dataset import Dataset, UnreadableFileError, digest_of
@@ -108,3 +109,43 @@ def test_digests_that_end_with_zeros_are_whole() -> None:
     forgotten = Forgotten().including([zeros]).including([b"\2" * 32])
     assert forgotten.has_hex(zeros.hex())
     assert len(forgotten) == 2
+
+
+def test_what_is_no_digest_and_what_there_is_none_of_has_no_tombstone() -> None:
+    none, some = Forgotten(), Forgotten().including([digest_of("a")])
+    digest = digest_of("a").hex()
+    assert [some.has_hex(text) for text in (digest, digest.upper(), digest[:-2], f"{digest}00", "no hex", "")] == [
+        *(True, True),
+        *(False,) * 4,
+    ]
+    assert not none.has_hex(digest)
+    assert not none.has("a")
+    assert none.among(pa.array(["a", None])).tolist() == [False, False]
+    assert some.among(pa.array(["a", None, "b"])).tolist() == [True, False, False]
+    table = pa.table({"task_id": ["a", "b"]})
+    assert none.without(table) is table
+    assert some.without(table)["task_id"].to_pylist() == ["b"]
+    assert some.only(table)["task_id"].to_pylist() == ["a"]
+
+
+def test_what_is_there_or_not_there_changes_nothing(tmp_path: Path) -> None:
+    tombstones = Dataset(url=str(tmp_path)).tombstones()
+    assert tombstones.remove([digest_of("a")]) == 0
+    assert tombstones.add([digest_of("a")]) == 1
+    assert tombstones.add([digest_of("a"), digest_of("a")]) == 0
+    assert tombstones.add([]) == 0
+    assert tombstones.remove([digest_of("b")]) == 0
+    known = tombstones.recent()
+    assert tombstones.recent() is known
+    assert tombstones.now().has("a")
+    assert tombstones.remove([digest_of("a"), digest_of("b")]) == 1
+    assert len(tombstones.now()) == 0
+    assert list((tmp_path / "_tombstones").iterdir()) == []
+
+
+def test_a_file_with_nulls_stops_whoever_would_bring_back_what_it_named(tmp_path: Path) -> None:
+    folder = tmp_path / "_tombstones"
+    folder.mkdir()
+    pq.write_table(pa.table({"id_sha256": pa.array([digest_of("a"), None], pa.binary(32))}), folder / "x.parquet")
+    with pytest.raises(UnreadableFileError, match="nulls"):
+        Dataset(url=str(tmp_path)).tombstones().now()

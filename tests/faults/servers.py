@@ -27,7 +27,7 @@ from luma_pipeline.sandbox.provider import Endpoint, ProviderRequest, ProviderSe
 from luma_pipeline.sandbox.server import Answer, Request
 from tests.faults.scenario import Kill, Rates, is_mark
 from tests.media.faulty_store import Fault, FaultyStore, StoreRequest
-from tests.waiting import wait_until
+from tests.postgres import crash, start_again
 
 STALL_SECONDS = 60.0
 _LARGE_BYTES = 6 * 1024 * 1024
@@ -321,13 +321,9 @@ class Postgres:
     def crash(self, down_seconds: float) -> None:
         """Have the server die as in a crash, all connections with it, and start it again."""
         with self._restarting:
-            pid = self._server.get_pid()
-            assert pid is not None
-            # Immediate shutdown: no checkpoint is written, and the next start recovers as after a crash.
-            os.kill(pid, signal.SIGQUIT)
-            wait_until((self._server.pgdata / "postmaster.pid").exists, lambda is_there: not is_there)
+            crash(self._server)
             time.sleep(down_seconds)
-            self._server.ensure_postgres_running()
+            start_again(self._server)
 
     def wait_until_up(self) -> None:
         """Return when no crash is under way."""

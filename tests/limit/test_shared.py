@@ -24,6 +24,7 @@ from luma_pipeline.limit.account_table import AccountTable
 from luma_pipeline.luma.stop import StopSignal
 from luma_pipeline.sandbox.provider import TOKEN, Generation, ProviderServer, RateLimit
 from tests.limit.relay import Relay
+from tests.postgres import crash, start_again
 from tests.waiting import wait_until
 
 T = TypeVar("T")
@@ -281,12 +282,10 @@ def test_runs_go_on_while_the_database_is_restarted(tmp_path: Path) -> None:
     with get_server(folder) as server, Runs(_driver(server.get_uri()), rate=50.0, burst=10) as runs:
         numbers = [runs.begin(500) for _ in range(4)]
         runs.wait_until_asked(400)
-        postmaster = server.get_pid()
-        assert postmaster is not None
-        os.kill(postmaster, signal.SIGQUIT)
+        crash(server)
         runs.wait_until_asked(800)
-        with get_server(folder):
-            reports = [runs.report(number) for number in numbers]
+        start_again(server)
+        reports = [runs.report(number) for number in numbers]
         assert [report["resolved"] for report in reports] == [500] * 4
         assert all(report["limit"].startswith("lost for") for report in reports)
         assert all(len(report["told"]) == 2 for report in reports), reports

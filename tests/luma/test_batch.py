@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from luma_pipeline.luma import LUMA, AuthenticationError, Outcome, ProviderConfig, to_table
+from luma_pipeline.luma.batch import _is_as_good
+from luma_pipeline.luma.responses import Response, ResponseAction
 from luma_pipeline.sandbox.provider import Answer, Batch, Endpoint, Generation, Oddity, Phase, ProviderServer
 from tests.luma.conftest import IDS, client
 
@@ -214,3 +216,32 @@ def test_auto_stops_for_a_bad_token_as_single_requests_do(provider: ProviderServ
     with client(provider, token="not-the-token", batch_size="auto") as luma, pytest.raises(AuthenticationError):
         list(luma.fetch(IDS))
     assert provider.total == 2
+
+
+def response(**generation: Any) -> Response:
+    return Response(ResponseAction.ACCEPT, "", generation=generation)
+
+
+@pytest.mark.parametrize(
+    ("of_batch", "single", "is_as_good"),
+    [
+        (response(state="pending"), response(state="pending"), True),
+        (response(state="completed", video={"url": "a"}), response(state="completed", video={"url": "b"}), True),
+        (
+            response(state="completed", video={"url": "a", "x": 1}),
+            response(state="completed", video={"url": "b"}),
+            True,
+        ),
+        (response(state="completed", video={"url": ""}), response(state="completed", video={"url": "b"}), False),
+        (response(state="completed"), response(state="completed", video={"url": "", "x": None, "y": []}), True),
+        (response(state="completed"), response(state="completed", failure_reason="no"), False),
+        (response(state="pending"), response(state="completed", video={"url": "b"}), True),
+        (response(state="completed"), response(state="pending"), False),
+        (Response(ResponseAction.FAIL, ""), response(state="pending"), False),
+        (response(state="pending"), Response(ResponseAction.FAIL, ""), False),
+    ],
+)
+def test_an_answer_of_a_batch_is_as_good_as_one_that_says_no_more(
+    of_batch: Response, single: Response, is_as_good: bool
+) -> None:
+    assert _is_as_good(of_batch, single) is is_as_good

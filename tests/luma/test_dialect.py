@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import lumaai
 import pytest
 
-from luma_pipeline.luma import LumaClient, Outcome, ProviderConfig, TaskResult, spec_named, to_table
+from luma_pipeline.luma import GATEWAY, LUMA, LumaClient, Outcome, ProviderConfig, TaskResult, spec_named, to_table
 from luma_pipeline.sandbox.provider import TOKEN, Endpoint, Generation, Phase, ProviderServer
 
 START = datetime(2024, 12, 24, 18, 1, 25, 319_000, tzinfo=UTC)
@@ -77,3 +78,46 @@ def test_failures_are_told_as_the_gateway_tells_them(provider: ProviderServer) -
     unknown = ask(provider, "luma", "unknown")
     assert (unknown.outcome, unknown.error_message) == (Outcome.NOT_FOUND, "Generation not found")
     assert {record.endpoint for record in provider.requests if "unknown" in record.task_ids} == {Endpoint.LUMA}
+
+
+@pytest.mark.parametrize(
+    ("answer", "generation"),
+    [
+        ({"id": "a", "state": "queued"}, {"id": "a", "state": "queued"}),
+        ({"assets": None}, {}),
+        ({"assets": "gone"}, {"assets": "gone"}),
+        ({"assets": {}}, {}),
+        ({"assets": {"video": None, "image": ""}}, {}),
+        (
+            {"assets": {"video": "v", "image": "i"}},
+            {"video": {"url": "v"}, "thumbnail": {"url": "i", "media_type": "image"}},
+        ),
+        ({"assets": {"video": "v", "sound": "s", "other": None}}, {"video": {"url": "v"}, "assets": {"sound": "s"}}),
+    ],
+)
+def test_lumas_links_are_where_the_page_has_them_and_what_else_there_is_stays(
+    answer: dict[str, Any], generation: dict[str, Any]
+) -> None:
+    assert LUMA.read(answer) == generation
+
+
+@pytest.mark.parametrize(
+    ("body", "link", "ids"),
+    [
+        ({}, None, []),
+        ({"url": "https://a"}, "https://a", []),
+        ({"url": "https://a", "download_url": "https://b", "task_id": "t"}, "https://b", ["t"]),
+        ({"url": "", "data": {"video_url": "https://c", "id": 7}}, "https://c", ["7"]),
+        ({"url": 7, "data": "https://d"}, "https://d", []),
+        ({"data": "no link"}, None, []),
+        ({"data": ["https://e"]}, None, []),
+        ({"data": {"url": ["https://f"]}, "id": "t"}, None, ["t"]),
+    ],
+)
+def test_a_link_without_watermark_is_found_wherever_it_stands(
+    body: dict[str, Any], link: str | None, ids: list[str]
+) -> None:
+    where = GATEWAY.unwatermarked
+    assert where is not None
+    assert where.link(body) == link
+    assert where.task_ids(body) == ids

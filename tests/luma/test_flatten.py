@@ -10,12 +10,14 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from luma_pipeline.luma import FINAL_STATES, GENERATIONS_SCHEMA, Outcome, TaskResult, flatten, to_table
 from luma_pipeline.luma.responses import read_answer
 from luma_pipeline.luma.schema import FIELDS, Field
+from luma_pipeline.luma.timestamps import parse_timestamp
+from tests.properties.effort import examples
 
 PAGE = json.loads((Path(__file__).parent / "page_example.json").read_text())
 POLLED = datetime(2025, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
@@ -169,7 +171,7 @@ def answers(draw: st.DrawFn) -> dict[str, Any]:
 
 
 @given(st.lists(answers(), min_size=1, max_size=4))
-@settings(max_examples=200, deadline=None)
+@examples(70)
 def test_any_json_in_any_field_is_a_row_that_keeps_its_text(bodies: list[dict[str, Any]]) -> None:
     outcomes = [resolved(body, f"t{index}") for index, body in enumerate(bodies)]
     table = to_table(outcomes)
@@ -180,12 +182,29 @@ def test_any_json_in_any_field_is_a_row_that_keeps_its_text(bodies: list[dict[st
 
 
 @given(anything)
-@settings(max_examples=100, deadline=None)
+@examples(50)
 def test_any_value_of_a_text_field_is_either_kept_or_drift(value: Any) -> None:
     flattened = flatten([resolved(changed(failure_reason=value))])
     kept = flattened.table["failure_reason"].to_pylist()[0]
     empty = value is None or value == "" or value == [] or value == {}
     assert kept == value or empty or [d.field for d in flattened.drift] == ["failure_reason"]
+
+
+@pytest.mark.parametrize("name", ["failure_reason", "created_at"])
+@pytest.mark.parametrize("value", [False, True, 0, 0.0, 7, [0], {"a": 1}], ids=str)
+def test_a_value_of_another_type_is_drift_also_beside_an_empty_text(name: str, value: Any) -> None:
+    for values in (["", value], [value, ""], ["", value, "2024-12-24T18:01:25Z"]):
+        flattened = flatten([resolved(changed(**{name: each})) for each in values])
+        assert [(drift.field, drift.count) for drift in flattened.drift] == [(name, 1)]
+        assert flattened.table[name].null_count == 2
+
+
+@pytest.mark.parametrize("name", ["failure_reason", "created_at"])
+def test_what_is_empty_in_any_way_is_null_and_no_drift(name: str) -> None:
+    values: list[Any] = ["", None, [], {}]
+    flattened = flatten([resolved(changed(**{name: value})) for value in values])
+    assert flattened.drift == ()
+    assert flattened.table[name].null_count == 4
 
 
 def test_a_task_id_that_utf8_cannot_say_is_still_a_row() -> None:
@@ -200,7 +219,7 @@ times = st.from_regex(
 
 @given(st.lists(times | st.sampled_from(["0001-01-01T00:00:00Z", "", None, 5]), min_size=1, max_size=3))
 @example(["9999-12-31T00:59-23:59"])
-@settings(max_examples=100, deadline=None)
+@examples(50)
 def test_a_rows_values_do_not_depend_on_its_neighbours(values: list[Any]) -> None:
     bodies = [changed(created_at=value) for value in values]
     together = flatten([resolved(body, f"t{index}") for index, body in enumerate(bodies)])
@@ -210,7 +229,7 @@ def test_a_rows_values_do_not_depend_on_its_neighbours(values: list[Any]) -> Non
 
 
 @given(st.lists(answers(), min_size=2, max_size=4))
-@settings(max_examples=40, deadline=None)
+@examples(30)
 def test_a_rows_drift_does_not_depend_on_its_neighbours(bodies: list[dict[str, Any]]) -> None:
     outcomes = [resolved(body, f"t{index}") for index, body in enumerate(bodies)]
     together, alone = flatten(outcomes), [flatten([outcome]) for outcome in outcomes]
@@ -322,3 +341,57 @@ def test_true_in_one_object_and_one_in_the_other_are_not_the_same() -> None:
     flattened = flatten([resolved(answer)], fields=fields)
     assert flattened.table.select(["video_loop", "again"]).to_pylist() == [{"video_loop": True, "again": None}]
     assert [found.field for found in flattened.drift] == ["artifact.video.loop"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("2024-12-24T18:60:00Z", "2024-12-24T18:00:61Z", "2024-12-24T24:00:01Z", "2024-12-24T25:00:00Z"),
+        *("2024-13-24T18:00:00Z", "2024-12-32", "2024-02-30", "0000-01-01", "9999-12-31T24:00:00Z", "yesterday", ""),
+        "0001-01-01T00:00:00+23:59",
+    ],
+)
+def test_a_text_that_names_no_moment_is_no_time(text: str) -> None:
+    assert parse_timestamp(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2024-12-24T18:59:59Z", datetime(2024, 12, 24, 18, 59, 59, tzinfo=UTC)),
+        ("2024-12-24T23:59:60Z", datetime(2024, 12, 25, tzinfo=UTC)),
+        ("2024-12-24T23:59:60.9Z", datetime(2024, 12, 25, tzinfo=UTC)),
+        ("2024-12-24T24:00:00.000Z", datetime(2024, 12, 25, tzinfo=UTC)),
+        ("2024-12-24T01:30+05:30", datetime(2024, 12, 23, 20, tzinfo=UTC)),
+        ("2024-12-24T01:30-05:30", datetime(2024, 12, 24, 7, tzinfo=UTC)),
+        ("2024-12-24T01:30:00.1234569Z", datetime(2024, 12, 24, 1, 30, 0, 123456, tzinfo=UTC)),
+    ],
+)
+def test_a_moment_is_read_to_the_microsecond(text: str, moment: datetime) -> None:
+    assert parse_timestamp(text) == moment
+
+
+def test_times_without_a_zone_are_utc() -> None:
+    naive = datetime(2024, 12, 24, 18)  # noqa: DTZ001 - as a caller may give it
+    table = flatten([resolved(PAGE)], [naive]).table
+    assert table["submitted_at"].to_pylist() == [naive.replace(tzinfo=UTC)]
+
+
+@pytest.mark.parametrize(
+    "number", [10**400, -(10**400), "1e999", "nan", "inf", True, [1.0]], ids=lambda value: str(value)[:8]
+)
+def test_a_number_that_no_column_can_hold_is_drift(number: Any) -> None:
+    flattened = flatten([resolved({**PAGE, "video_raw": {"duration": number}})])
+    assert flattened.table["video_raw_duration"].to_pylist() == [None]
+    assert [drift.field for drift in flattened.drift] == ["video_raw.duration"]
+
+
+@pytest.mark.parametrize(
+    ("sent", "kept"),
+    [(2**63 - 1, 2**63 - 1), (-(2**63), -(2**63)), (2.0, 2), ("7", 7), ("-7", -7)]
+    + [(odd, None) for odd in (" 7", 2**63, -(2**63) - 1, 2.5, "7.5", "7e0", True)],
+)
+def test_a_whole_number_is_taken_where_it_is_one(sent: Any, kept: int | None) -> None:
+    flattened = flatten([resolved({**PAGE, "video_raw": {"width": sent}})])
+    assert flattened.table["video_raw_width"].to_pylist() == [kept]
+    assert len(flattened.drift) == (kept is None)

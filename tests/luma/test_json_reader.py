@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from luma_pipeline.luma import Outcome, TaskResult, flatten
 from luma_pipeline.luma.json_reader import entry_texts, read_json
+from tests.properties.effort import examples
 
 ODD = [
     *("18446744073709551616", "-9223372036854775809", "9" * 4300, "9" * 4301, "1e400", "-1e400", "1e-400", "1E5"),
@@ -88,13 +89,13 @@ def test_odd_json_is_read_as_by_the_standard_reader(raw: bytes) -> None:
 
 
 @given(raw=st.one_of(documents.map(str.encode), _damaged(), st.binary(max_size=12)))
-@settings(max_examples=400, deadline=None)
+@examples(150)
 def test_any_json_is_read_as_by_the_standard_reader(raw: bytes) -> None:
     assert reading(read_json, raw) == reading(json.loads, raw)
 
 
 @given(bodies=st.lists(documents, max_size=3), space=spaces, repeated=st.booleans())
-@settings(max_examples=200, deadline=None)
+@examples(80)
 def test_the_text_of_a_batchs_entry_is_what_stands_in_the_answer(bodies: list[str], space: str, repeated: bool) -> None:
     first = '"data": 1,' if repeated else ""
     entries = ",".join(f'{{{first}"data":{space}{body}{space}}}' for body in bodies)
@@ -117,7 +118,7 @@ answers = st.lists(
 
 
 @given(texts=answers)
-@settings(max_examples=60, deadline=None)
+@examples(40)
 def test_both_readers_give_the_same_rows(texts: list[str]) -> None:
     def rows(read: Callable[[bytes], Any]) -> str:
         polled_at = datetime(2025, 1, 1, tzinfo=UTC)

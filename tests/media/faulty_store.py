@@ -41,6 +41,7 @@ class Fault:
     `text` is answered in place of the error. What `passes` reaches the store: with `keeps` only so many bytes of it,
     and its answer comes back without the headers that `drops` names, and with `drips` in small pieces. `flips`: the
     last byte of what reaches the store is another. `ignores` names parts of the query that the store does not see.
+    `cuts`: the connection ends after so many bytes of the answer.
     """
 
     status: int = 500
@@ -54,6 +55,7 @@ class Fault:
     drips: bool = False
     flips: bool = False
     ignores: tuple[str, ...] = ()
+    cuts: int | None = None
     content_type: str = "application/xml"
     message: str = "told to fail"
     headers: tuple[tuple[str, str], ...] = ()
@@ -141,7 +143,7 @@ class FaultyStore:
             handler.path = re.sub(rf"(?<=[?&]){name}=[^&]*&?", "", handler.path)
         status, headers, answer = self._forward(handler, body)
         kept = [(name, value) for name, value in headers if name.lower() not in fault.drops]
-        self._answer(handler, status, kept, answer, drips=fault.drips)
+        self._answer(handler, status, kept, answer, drips=fault.drips, cuts=fault.cuts)
 
     def _forward(self, handler: BaseHTTPRequestHandler, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         upstream = http.client.HTTPConnection("127.0.0.1", self._upstream_port, timeout=30)
@@ -173,6 +175,7 @@ class FaultyStore:
         body: bytes,
         *,
         drips: bool = False,
+        cuts: int | None = None,
     ) -> None:
         handler.send_response_only(status)
         length = str(len(body))
@@ -184,6 +187,8 @@ class FaultyStore:
         handler.send_header("Content-Length", length)
         handler.end_headers()
         if handler.command != "HEAD":
+            if cuts is not None:
+                body, handler.close_connection = body[:cuts], True
             step = 64 * 1024 if drips else max(1, len(body))
             for at in range(0, len(body), step):
                 handler.wfile.write(body[at : at + step])

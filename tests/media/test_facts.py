@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from luma_pipeline.media import MediaFacts
+from luma_pipeline.media import MediaFacts, movie_index
 from luma_pipeline.media.facts import NO_FACTS, FactsReader
 from tests.media.samples import box, ftyp, trak, video_moov
+from tests.properties.effort import examples
 
 REAL = Path(__file__).parent / "real_files"
 FFPROBE: dict[str, dict[str, Any]] = json.loads((REAL / "ffprobe.json").read_text())
@@ -284,7 +285,7 @@ def damaged(draw: Callable[[Any], Any]) -> bytes:
     return bytes(body[: draw(st.integers(0, len(body)))] if draw(st.booleans()) else body)
 
 
-@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@examples(150)
 @given(damaged(), st.sampled_from([1, 13, 1 << 18]))
 def test_a_damaged_file_has_facts_that_make_sense_or_none_and_no_error(body: bytes, step: int) -> None:
     found = facts_of(body, step)
@@ -298,7 +299,7 @@ def test_a_damaged_file_has_facts_that_make_sense_or_none_and_no_error(body: byt
     assert MediaFacts.of_text(text) == found
 
 
-@settings(max_examples=200, deadline=None)
+@examples(100)
 @given(
     st.one_of(st.text(max_size=200), st.sampled_from(["width=-1", "duration_seconds=nan", "frame_rate=inf", "&" * 99]))
 )
@@ -343,3 +344,14 @@ def test_memory_does_not_grow_with_the_media(size: int) -> None:
     finally:
         tracemalloc.stop()
     assert most < 256 * 1024
+
+
+def test_an_index_that_says_nothing_tells_nothing() -> None:
+    """What files with an odd index have in the place of a time scale, a sample entry and a decoder's configuration."""
+    with pytest.raises(ValueError, match="no timescale"):
+        movie_index._media_header(memoryview(bytes(24)))
+    assert movie_index._media_header(memoryview(bytes(15) + b"\x05" + b"\xff" * 4 + bytes(4))) == (5, None)
+    assert movie_index._sample_entry(memoryview(bytes(8))) == (None, 0, 0)
+    with pytest.raises(ValueError, match="no such descriptor"):
+        movie_index._object_type(memoryview(bytes(8)))
+    assert movie_index._object_type(memoryview(bytes(4) + b"\x03\x80\x10" + bytes(3) + b"\x04\x80\x05\x20")) == 0x20

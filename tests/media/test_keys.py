@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from luma_pipeline.errors import ConfigurationError
 from luma_pipeline.media import Artifact, MediaSettingsError, TransferConfig
 from luma_pipeline.media.keys import KeyTemplate
+from tests.properties.effort import examples
 
 LITERALS = st.text(alphabet="/_-.vraw", max_size=5) | st.sampled_from(
     ["_raw", "_raw_", "raw", "video", "video_raw", "/"]
@@ -33,7 +34,7 @@ def accepted(template: str) -> KeyTemplate | None:
         return None
 
 
-@settings(max_examples=1000, deadline=None)
+@examples(300)
 @given(templates(), TASKS, TASKS, st.sampled_from(Artifact), st.sampled_from(Artifact), st.data())
 def test_an_accepted_template_never_gives_two_artifacts_one_key(
     text: str, one: str, other: str, artifact: Artifact, another: Artifact, data: st.DataObject
@@ -51,7 +52,7 @@ def test_an_accepted_template_never_gives_two_artifacts_one_key(
     )
 
 
-@settings(max_examples=300, deadline=None)
+@examples(100)
 @given(templates(), TASKS, st.sampled_from(Artifact))
 def test_an_accepted_template_gives_paths_that_every_tool_reads_alike(text: str, task: str, artifact: Artifact) -> None:
     template = accepted(text)

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from luma_pipeline.media.object_decision import RULES, Expected, Match, ObjectFacts, Owner, Verdict, decide
+from luma_pipeline.media.object_decision import RULES, Expected, Match, ObjectFacts, Owner, Verdict, compare, decide
 
 SAME, DIFFERENT, UNKNOWN = Match.SAME, Match.DIFFERENT, Match.UNKNOWN
 NOTHING, MANIFEST, FETCHED = Expected.NOTHING, Expected.MANIFEST, Expected.FETCHED
@@ -63,3 +63,17 @@ def test_every_combination_has_a_verdict_and_reads_an_object_only_where_a_row_as
         *((MANIFEST, ARTIFACT, DIFFERENT, etag) for etag in Match),
         *((FETCHED, OTHER, SAME, etag) for etag in Match),
     }
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "match"),
+    [(7, 7, SAME), (0, 0, SAME), (7, 8, DIFFERENT), (0, 7, DIFFERENT), ("a", "a", SAME), ("a", "b", DIFFERENT)]
+    + [(one, other, UNKNOWN) for one in (None, "") for other in (None, "", "a", 7)]
+    + [(one, other, UNKNOWN) for other in (None, "") for one in ("a", 7)],
+)
+def test_facts_that_nobody_tells_are_unknown(one: object, other: object, match: Match) -> None:
+    assert compare(one, other) is match
+
+
+def test_a_digest_that_nobody_looks_for_is_unknown() -> None:
+    assert decide(ObjectFacts(MANIFEST, ARTIFACT, DIFFERENT)) is Verdict.DAMAGED

@@ -76,3 +76,14 @@ def test_a_picture_of_which_the_host_sends_half_is_not_copied(area: Area, cdn: F
         results = [copier.submit(request).result() for request in (half, whole)]
     assert [result.status for result in results] == [CopyStatus.FAILED, CopyStatus.COPIED]
     assert "goes on beyond" in (results[0].error_message or "")
+
+
+@pytest.mark.parametrize(
+    "filling", [b"\xff", b"\xff" * 5, b"\xff\x01", b"\xff\xd0\xff\xd7"], ids=["fill", "fills", "TEM", "restarts"]
+)
+@given(steps=STEPS)
+def test_what_may_stand_before_a_segment_hides_no_end(filling: bytes, steps: list[int]) -> None:
+    """Fill bytes, and markers without a length (B.1.1.2 to B.1.1.4)."""
+    whole = PICTURES[JPEG][:2] + filling + PICTURES[JPEG][2:]
+    assert not followed(whole, steps).is_cut(JPEG)
+    assert followed(whole[:-2], steps).is_cut(JPEG)

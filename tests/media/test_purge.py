@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from luma_pipeline.media import Artifact
+from luma_pipeline.media import Artifact, BucketError
 from luma_pipeline.media.keys import KeyTemplate, template_of
-from luma_pipeline.media.purge import ObjectPurge
+from luma_pipeline.media.purge import ObjectPurge, open_purge
 from luma_pipeline.s3 import ObjectStore, list_versions
 from tests.media.faulty_store import Fault, FaultyStore, StoreRequest
 from tests.media.stores import Store
@@ -128,6 +128,93 @@ def test_many_tasks_are_found_by_one_listing(seaweedfs: Store) -> None:
         found = {task_id: len(purge.find(task_id).versions) for task_id in task_ids}
         assert sum("versions" in request.query for request in proxy.seen) == 1
     assert {task_id: count for task_id, count in found.items() if count} == {"7": 2, odd: 1}
+
+
+def test_a_few_tasks_are_looked_for_one_by_one(seaweedfs: Store) -> None:
+    bucket = new_bucket(seaweedfs.client())
+    seaweedfs.client().put_object(Bucket=bucket, Key="0000/video.mp4", Body=b"x")
+    with FaultyStore(seaweedfs.port, lambda *_: None) as proxy:
+        purge = purge_of(seaweedfs.client(endpoint=proxy.endpoint), bucket)
+        purge.load(["0000"] * 11)
+        assert proxy.seen == []
+        assert [version.key for version in purge.find("0000").versions] == ["0000/video.mp4"]
+
+
+VERSIONS = "".join(
+    f"<Version><Key>other/{number}</Key><VersionId>null</VersionId><IsLatest>true</IsLatest></Version>"
+    for number in range(1_001)
+)
+LONG_LISTING = f"<ListVersionsResult><IsTruncated>false</IsTruncated>{VERSIONS}</ListVersionsResult>"
+
+
+@pytest.mark.parametrize(
+    "answer", [Fault(200, text=LONG_LISTING), Fault(400)], ids=["more keys than looks are worth", "it fails"]
+)
+def test_what_one_listing_does_not_tell_is_looked_for_by_itself(moto: Store, answer: Fault) -> None:
+    bucket = new_bucket(moto.client())
+    moto.client().put_object(Bucket=bucket, Key="7/video.mp4", Body=b"x")
+
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        is_of_all = "versions" in request.query and request.query.get("prefix", [""]) == [""]
+        return answer if is_of_all else None
+
+    with FaultyStore(moto.port, rule) as proxy:
+        purge = purge_of(moto.client(endpoint=proxy.endpoint), bucket)
+        purge.load([str(number) for number in range(12)])
+        looks = len(proxy.seen)
+        assert looks
+        assert [version.key for version in purge.find("7").versions] == ["7/video.mp4"]
+        assert len(proxy.seen) > looks
+
+
+def test_keys_of_a_task_that_no_template_gives_are_looked_for_too(seaweedfs: Store) -> None:
+    client = seaweedfs.client()
+    bucket = new_bucket(client)
+    for key in ("old/a.mp4", "old/a.mp4.bak", "a/video.mp4"):
+        client.put_object(Bucket=bucket, Key=key, Body=b"x")
+    client.create_multipart_upload(Bucket=bucket, Key="old/a.mp4")
+    purge = purge_of(client, bucket)
+    assert purge.bucket == bucket
+    found = purge.find("a", ["old/a.mp4", "a/video.mp4", "old/gone.mp4"])
+    assert sorted(version.key for version in found.versions) == ["a/video.mp4", "old/a.mp4"]
+    assert found.uploads == []
+    assert purge.remove([found]) == []
+    assert [item["Key"] for item in client.list_objects_v2(Bucket=bucket)["Contents"]] == ["old/a.mp4.bak"]
+
+
+def test_a_store_that_fails_while_it_deletes_is_told_for_each_version(moto: Store) -> None:
+    client = moto.client()
+    bucket = new_bucket(client)
+    client.put_object(Bucket=bucket, Key="a/video.mp4", Body=b"x")
+    client.put_object(Bucket=bucket, Key="a/thumbnail.jpg", Body=b"x")
+
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        is_deletion = request.method == "DELETE" or (request.method == "POST" and "delete" in request.query)
+        return Fault(500) if is_deletion else None
+
+    with FaultyStore(moto.port, rule) as proxy:
+        purge = purge_of(moto.client(endpoint=proxy.endpoint), bucket)
+        left = purge.remove([purge.find("a")])
+    assert sorted(each.version.key for each in left) == ["a/thumbnail.jpg", "a/video.mp4"]
+    assert all("told to fail" in each.reason for each in left)
+
+
+def test_a_purge_is_opened_by_the_standard_settings(moto: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = new_bucket(moto.client())
+    moto.client().put_object(Bucket=bucket, Key="a/video.mp4", Body=b"x")
+    for name, value in moto.environment().items():
+        monkeypatch.setenv(name, value)
+    purge = open_purge(bucket, [KeyTemplate()])
+    assert [version.key for version in purge.find("a").versions] == ["a/video.mp4"]
+    purge.close()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "no address")
+    with pytest.raises(BucketError):
+        open_purge(bucket, [KeyTemplate()])
+
+
+@pytest.mark.parametrize("key", ["abc", "abc/other.mp4", "x/video.mp4", "video.mp4", ""])
+def test_a_key_that_no_template_gives_the_task_tells_none(key: str) -> None:
+    assert template_of(key, "abc", Artifact.VIDEO) is None
 
 
 @pytest.mark.parametrize(

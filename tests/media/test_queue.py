@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from luma_pipeline.media import Artifact, BucketError, CopyCancelled, CopyRequest, CopyResult, CopyStatus, MediaCopier
+from luma_pipeline.media.buffers import BufferPool
 from tests.media import samples
 from tests.media.conftest import Area
 from tests.media.faulty_cdn import Answer, FaultyCdn
@@ -144,3 +145,18 @@ def test_what_waits_for_its_turn_does_not_use_up_its_time(area: Area, cdn: Fault
 
     assert [result.error_code for result in results] == [None] * 3
     assert max(result.seconds for result in results) < 2.2
+
+
+def test_a_buffer_that_somebody_still_looks_into_is_replaced_by_a_whole_one() -> None:
+    pool = BufferPool(10, own=1, spare=0)
+    buffer = pool.take()
+    del buffer[4:]
+    view = memoryview(buffer)
+    pool.give(buffer)
+    again = pool.take()
+    assert (len(again), again is buffer, view.nbytes) == (10, False, 4)
+    pool.give(again)
+    assert pool.take() is again
+    del again[4:]
+    pool.give(again)
+    assert (len(pool.take()), pool.take_spare()) == (10, None)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import Any
 
 import pytest
 
-from luma_pipeline.media import Artifact, BucketError, CopyRequest, CopyStatus, KnownObject
+from luma_pipeline.media import Artifact, BucketError, CopyCancelled, CopyError, CopyRequest, CopyStatus, KnownObject
+from luma_pipeline.media.errors import StoreUnavailableError
+from luma_pipeline.media.store import Bucket, ObjectSettings
 from luma_pipeline.s3.client import make_client
 from tests.media import samples, stores
 from tests.media.conftest import BUCKET, PART, Area, make_area
@@ -207,3 +210,77 @@ def test_a_bucket_that_vanishes_stops_everything(seaweedfs: Store, cdn: FaultyCd
 def test_settings_that_cannot_work_are_refused_at_once(area: Area, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message.replace("{", r"\{").replace("}", r"\}")):
         area.copier(**settings)
+
+
+def test_a_check_whose_part_is_refused_leaves_no_upload(area: Area) -> None:
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        return Fault(403, "AccessDenied") if request.is_part else None
+
+    with (
+        FaultyStore(area.store.port, rule) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint)) as copier,
+        pytest.raises(BucketError, match="s3:PutObject"),
+    ):
+        copier.check_bucket()
+    assert area.uploads() == []
+
+
+def test_a_listing_that_fails_stops_whoever_needs_it(area: Area) -> None:
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        return Fault(503, "SlowDown") if request.is_listing else None
+
+    with (
+        FaultyStore(area.store.port, rule) as proxy,
+        area.copier(s3_client=area.store.client(endpoint=proxy.endpoint)) as copier,
+    ):
+        many = [(f"task-{number}", Artifact.VIDEO) for number in range(100)]
+        with pytest.raises(StoreUnavailableError, match="SlowDown"):
+            copier.look_for(many)
+        with pytest.raises(StoreUnavailableError, match="SlowDown"):
+            copier.seen([(task_id, 1, "etag") for task_id, _ in many])
+
+
+def test_a_copier_removes_what_the_bucket_has_of_tasks(
+    moto: Store, cdn: FaultyCdn, caplog: pytest.LogCaptureFixture
+) -> None:
+    area = make_area(moto)
+    with area.copier() as copier:
+        for task_id in ("a", "b"):
+            copier.copy(CopyRequest(task_id, Artifact.VIDEO, cdn.add(Answer(SMALL))))
+    area.client.put_object(Bucket=BUCKET, Key=f"{area.prefix}/old.mp4", Body=SMALL)
+
+    def rule(request: StoreRequest, nth: int) -> Fault | None:
+        return Fault(403, "AccessDenied") if "versions" in request.query else None
+
+    with (
+        FaultyStore(moto.port, rule) as proxy,
+        area.copier(s3_client=moto.client(endpoint=proxy.endpoint)) as copier,
+    ):
+        assert copier.purge({}) == []
+        assert copier.purge({"a": [f"{area.prefix}/old.mp4"], "c": []}) == []
+    assert area.objects() == {"b/video.mp4": SMALL}
+    assert "not all objects of a forgotten task were found: older versions cannot be listed" in caplog.text
+    with area.copier() as copier:
+        assert copier.purge({"b": []}) == []
+    assert area.objects() == {}
+
+
+def test_an_object_is_read_with_its_digest(moto: Store) -> None:
+    client, prefix = moto.client(), make_area(moto).prefix
+    bucket = Bucket(client, BUCKET, ObjectSettings(), threading.Event())
+    client.put_object(Bucket=BUCKET, Key=f"{prefix}/a", Body=SMALL)
+    client.put_object(Bucket=BUCKET, Key=f"{prefix}/frozen", Body=SMALL, StorageClass="GLACIER")
+    stored, digest = bucket.read_whole(f"{prefix}/a") or (None, None)
+    assert stored is not None
+    assert (stored.size_bytes, digest) == (len(SMALL), hashlib.sha256(SMALL).hexdigest())
+    frozen, digest = bucket.read_whole(f"{prefix}/frozen") or (None, "")
+    assert frozen is not None
+    assert (frozen.size_bytes, digest) == (len(SMALL), None)
+    assert bucket.read_whole(f"{prefix}/none") is None
+    with pytest.raises(CopyError, match="was deleted while it was looked at"):
+        bucket.read(f"{prefix}/none")
+    stopped = threading.Event()
+    stopped.set()
+    for read in (Bucket.read, Bucket.read_whole):
+        with pytest.raises(CopyCancelled):
+            read(Bucket(client, BUCKET, ObjectSettings(), stopped), f"{prefix}/a")

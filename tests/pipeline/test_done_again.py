@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
 from collections import Counter
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import dagster as dg
 import pytest
@@ -121,8 +123,57 @@ def test_a_run_over_what_is_done_walks_no_bucket(world: World, monkeypatch: pyte
     assert Counter(request.method for request in videos if request.is_listing) == {"GET": 1}
     assert not [request for request in videos if request.method == "HEAD"]
     assert not [request for request in lake if request.method == "PUT" and "partNumber" not in request.query]
-    # The tail of three files, luma_generations twice, and whether there are marks; for the run a handful.
-    assert len(lake) <= 2 * 7 + 10
+    # The tails of three files; for the run a handful.
+    assert len(lake) <= 2 * 3 + 14
+
+
+def kinds(seen: list[StoreRequest], lake: str) -> Counter[str]:
+    """The requests to a lake that name a partition or are listings of tombstones."""
+    found: Counter[str] = Counter()
+    for request in seen:
+        bucket, _, key = unquote(request.path)[1:].partition("/")
+        (where,) = request.query.get("prefix", [key])
+        if bucket == lake and where.endswith("_tombstones/"):
+            found["LIST _tombstones"] += 1
+        elif bucket == lake and re.search(r"2024-12-2[45]", where):
+            found[f"{'LIST' if request.is_listing else request.method} {where.split('/')[1]}"] += 1
+    return found
+
+
+def times(partitions: int, *requests: str) -> Counter[str]:
+    return Counter({name: count * partitions for name, count in Counter(requests).items()})
+
+
+READ = ("GET luma_tasks", "GET luma_generations", "GET luma_videos")
+ANSWERED = ("LIST _verdicts", "HEAD luma_generations", "PUT luma_generations", "LIST _tombstones")
+COPIED = ("PUT _verdicts", "DELETE _verdicts", "PUT luma_videos", "LIST _tombstones")
+
+
+def test_what_a_partition_on_s3_asks_of_the_store(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    lake = f"{world.bucket}-lake"
+    world.settings["data_url"] = f"s3://{lake}/data"
+    world.store.create_bucket(lake)
+    for day in (DAY, NEXT_DAY):
+        submit(world, f"{day}-a", day=day)
+        submit(world, f"{day}-open", day=day, phases=(Phase(0, "pending"),))
+    long_ago: dict[str, Any] = {**BELIEVED, "give_up_after_hours": 1}
+
+    def run(**settings: Any) -> Counter[str]:
+        with watched(world, monkeypatch) as seen:
+            assert world.run(DAY, NEXT_DAY, **{**long_ago, **settings}).success
+        return kinds(seen, lake)
+
+    start = times(1, "LIST _tombstones")
+    new = times(2, *READ, "PUT luma_tasks", "PUT _verdicts", *ANSWERED, *COPIED)
+    assert run() == start + new
+    # Still open, and answered later than before: one file is written, and nothing else.
+    assert run() == start + times(2, *READ, *ANSWERED)
+    # Open tasks that are young leave a mark each time: one request.
+    assert run(give_up_after_hours=24 * 365 * 100) == start + times(2, *READ, *ANSWERED, "PUT _open")
+    for day in (DAY, NEXT_DAY):
+        world.provider.add(Generation(f"{day}-open").published(world.cdn))
+    assert run() == start + times(2, *READ, *ANSWERED, *COPIED, "DELETE _open")
+    assert run() == start + times(2, *READ)
 
 
 def test_a_lost_object_is_copied_again_if_it_is_one_of_those_that_are_looked_at(world: World) -> None:

@@ -64,6 +64,14 @@ def test_a_column_of_times_has_the_moments_in_arrow_and_in_duckdb(
     assert [found for (found,) in epochs] == [at and (at - epoch) // microsecond for at in expected]
 
 
+NO_TIMES = ["2024-12-24 10:00,00Z", "2024-12-24 23:59.60", "2024-12-24T15:00:00:123Z", "2024-W52-2T10:00:00"]
+
+
+@pytest.mark.parametrize("text", NO_TIMES)
+def test_what_only_python_takes_for_a_time_is_none(text: str) -> None:
+    assert parse_timestamp(text) is None
+
+
 near_times = st.from_regex(r"[0-9]{1,4}-?[0-9]{1,2}-?[0-9]{1,2}[Tt ]?[0-9:]{0,9}([.,][0-9]{0,13})?(Z|[+-][0-9:]{1,5})?")
 
 
