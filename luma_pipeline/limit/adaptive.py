@@ -130,9 +130,8 @@ class RateCalculator:
     """Seconds after the first two refusals, and after later ones, in which others are heard as one with them. A
     request's latency comes on top."""
     MOST_LATENCY = 0.5
-    NEWCOMER_DEAF, NEWCOMER_SECONDS, NEWCOMER_SHARE = 0.3, 0.7, 0.2
-    """A run that comes to others is refused until they have seen it. For so many seconds that tells nothing, and for so
-    many its part grows from this share of it."""
+    NEWCOMER_SECONDS, NEWCOMER_SHARE = 0.7, 0.2
+    """A run that comes to others begins with a share of its part, and has all of it when they have seen it."""
     BURST_OF_RUNS = 0.15
     """Seconds of the limit that its burst is taken for by several runs: none of them can tell it."""
     ROUNDS = 3
@@ -233,7 +232,6 @@ class RateCalculator:
         self._met = others
         self._is_alone = self._is_own = False
         self._joined_at = now
-        self._deaf_until = now + self.NEWCOMER_DEAF
         measured = [other.rate for other in others.values() if other.is_measured]
         if measured:
             self._go_on(now, _Phase.SHARING, fmean(measured))
