@@ -86,7 +86,9 @@ class RateCalculator:
     START = 25.0
     """Requests per second at first."""
     DOUBLING = 0.27
-    """Seconds in which that doubles up to the first refusal. A third of it up to a limit that is known."""
+    """Seconds in which that doubles up to the first refusal."""
+    KNOWN_DOUBLING = 0.09
+    """The same up to a limit that is known."""
     LATENCIES = 5.0
     """It is no more than so many times the latency: the nearer the provider, the sooner it tells."""
     KNOWN_SECONDS = 8.0
@@ -185,7 +187,7 @@ class RateCalculator:
             self._is_own = False
             self._known = known
             self._base = min(max(self._base, known / 2.0), known)
-            self._doubling /= 3.0
+            self._doubling = self.KNOWN_DOUBLING
 
     def on_first_answer(self, now: float, latency: float) -> None:
         """The first request was answered after `latency` seconds. The nearer the provider, the faster the start."""
