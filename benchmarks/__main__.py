@@ -32,7 +32,7 @@ QUICK: dict[str, list[str]] = {
     "audit": ["--most", "10000"],
     "backfill": ["--days", "6", "--singly", "2"],
     "limit": ["--only", "1 x"],
-    "shared_limit": ["--only", "2"],
+    "shared_limit": ["--only", "1"],
     "scaling": ["--measure"],
 }
 

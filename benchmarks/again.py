@@ -266,9 +266,10 @@ _KINDS = ("LIST", "HEAD", "GET", "PUT", "DELETE")
 def _lines(figures: dict[str, Any], before: dict[str, Any]) -> Iterator[str]:
     yield (
         f"A second run over partitions in which all is final and copied, in a process without Dagster. "
-        f"{os.cpu_count()} cores, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}. CPU is that of the "
-        "run without its imports. Requests are to both buckets. A run's start is in them: a LIST of one key for each "
-        "bucket, and with Parquet on S3 one of checkpoints and one of verdicts. What it asks of uploads is left out."
+        f"{os.cpu_count()} cores, Python {platform.python_version()}, {datetime.now(UTC):%Y-%m-%d}, load average at "
+        f"the end {os.getloadavg()[0]:.0f}. CPU is that of the run without its imports. Requests are to both buckets. "
+        "A run's start is in them: a LIST of one key for each bucket, and with Parquet on S3 those of checkpoints, "
+        "verdicts, tombstones and marks. What it asks of uploads is left out."
     )
     yield ""
     yield (

@@ -448,7 +448,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--tasks", type=int, default=20_000)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limited", type=int, default=20_000, help="tasks against a limit of 100 requests/s")
+    parser.add_argument("--limited", type=int, default=3_000, help="tasks against a limit of 100 requests/s")
     parser.add_argument("--million", action="store_true", help="also a million tasks in one partition")
     parser.add_argument("--run", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()

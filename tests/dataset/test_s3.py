@@ -124,6 +124,27 @@ def test_a_few_columns_of_a_large_file_cost_few_requests(watched: FaultyStore, a
     assert len(watched.seen) <= 21
 
 
+@only("seaweedfs")
+def test_a_small_file_is_read_again_without_a_request_and_a_large_one_as_it_is(
+    watched: FaultyStore, at_store: str
+) -> None:
+    file = Dataset(url=at_store).partition("luma_tasks", DAY)
+    assert file.reopen().rows == 0
+    for name in ("old", "new"):
+        file.replace(small("").schema, [small(name)])
+        watched.seen.clear()
+        with file.reopen() as reader:
+            assert reader.read()["name"].to_pylist() == [name]
+        assert not watched.seen
+    with file.open() as reader, file.reopen() as again:
+        assert (again.version, again.found()) == (reader.version, reader.found())
+    assert len(watched.seen) == 1
+    file.replace(large().schema, [large()])
+    Dataset(url=at_store).partition("luma_tasks", DAY).replace(large().schema, [large(8)])
+    with file.reopen() as reader:
+        assert reader.read().equals(large(8))
+
+
 # Large files.
 
 
