@@ -87,8 +87,8 @@ class RateCalculator:
     """Requests per second at first."""
     DOUBLING = 0.27
     """Seconds in which that doubles up to the first refusal."""
-    KNOWN_DOUBLING = 0.09
-    """The same up to a limit that is known."""
+    KNOWN_START, KNOWN_DOUBLING = 0.8, 0.09
+    """The share of a limit that is known at which the rate begins, and the seconds in which it doubles up to it."""
     LATENCIES = 5.0
     """It is no more than so many times the latency: the nearer the provider, the sooner it tells."""
     KNOWN_SECONDS = 8.0
@@ -186,7 +186,7 @@ class RateCalculator:
         if known is not None:
             self._is_own = False
             self._known = known
-            self._base = min(max(self._base, known / 2.0), known)
+            self._base = min(max(self._base, self.KNOWN_START * known), known)
             self._doubling = self.KNOWN_DOUBLING
 
     def on_first_answer(self, now: float, latency: float) -> None:
