@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import luma_pipeline
-from luma_pipeline.dataset import ROW_GROUP_ROWS, Dataset, DatasetError, StaleVersionError
+from luma_pipeline.dataset import ROW_GROUP_ROWS, Dataset, DatasetError, StaleVersionError, UnreadableFileError
 from luma_pipeline.luma import GENERATIONS_SCHEMA, Outcome, TaskResult, to_table
 from luma_pipeline.luma.schema import SCHEMA_VERSION, TIMESTAMP
 from luma_pipeline.sandbox.s3 import ObjectStore
@@ -496,3 +496,63 @@ def test_some_rows_of_a_file_are_written_in_its_place_with_its_columns(dataset: 
     assert not file.exists()
     assert dataset.folders("things") == set()
     file.delete()
+
+
+def test_the_same_rows_are_not_written_again(dataset: Dataset) -> None:
+    file = dataset.partition("things", "date=2024-12-24")
+    rows = pa.table({"number": [1, 2]})
+    first = file.replace_unless_same(rows)
+    assert first.is_new
+    version = file.version()
+    again = file.replace_unless_same(rows)
+    assert again == dataclasses.replace(first, is_new=False)
+    assert file.version() == version
+    others = [rows.slice(1), rows.rename_columns(["amount"]), rows.cast(pa.schema([("number", pa.int32())])), rows]
+    for other in others:
+        written = file.replace_unless_same(other)
+        assert written.is_new
+        assert file.read().equals(other)
+
+
+def test_a_file_that_was_just_read_or_written_is_opened_again_as_it_was(dataset: Dataset) -> None:
+    file = dataset.partition("things", "date=2024-12-24")
+    with file.reopen() as none:
+        assert (none.rows, none.version) == (0, "")
+    rows = pa.table({"number": [1, 2]})
+    file.replace(rows.schema, [rows])
+    with file.reopen() as written, file.open() as read, file.reopen() as again:
+        assert written.read().equals(rows)
+        assert read.read().equals(rows)
+        assert again.read().equals(rows)
+        assert again.version == read.version == file.version()
+
+
+def test_a_column_that_a_file_lacks_is_null_and_one_that_must_be_there_is_missed(dataset: Dataset) -> None:
+    file = dataset.partition("things", "date=2024-12-24")
+    rows = pa.table({"number": [1, 2]})
+    file.replace(rows.schema, [rows])
+    more = pa.schema([pa.field("number", pa.int64()), pa.field("note", pa.string())])
+    must = pa.schema([pa.field("note", pa.string(), nullable=False)])
+    with file.open() as reader:
+        assert reader.row_group(0, schema=rows.schema).equals(rows)
+        assert reader.row_group(0, schema=more).to_pylist() == [{"number": number, "note": None} for number in (1, 2)]
+        assert reader.row_group(0, ["note", "other"]).column_names == []
+        with pytest.raises(UnreadableFileError, match="it has no column note"):
+            reader.row_group(0, schema=must)
+    none = dataset.partition("things", "date=2024-12-25")
+    with none.open() as reader:
+        assert (reader.rows, reader.row_group_lengths, list(reader.batches())) == (0, [], [])
+        assert reader.written(rows.schema) is None
+
+
+def test_checkpoints_that_are_known_to_be_none_are_not_looked_for(dataset: Dataset) -> None:
+    rows = pa.table({"number": [1]})
+    path = dataset.checkpoints("things", "date=2024-12-24").save(rows)
+    known_empty = dataset.checkpoints("things", "date=2024-12-24", is_empty=True)
+    assert known_empty.shards(LONG_AGO) == []
+    known_empty.remove([path])
+    checkpoints = dataset.checkpoints("things", "date=2024-12-24")
+    assert [shard.path for shard in checkpoints.shards(LONG_AGO)] == [path]
+    assert checkpoints.load(path).equals(rows)
+    checkpoints.remove([path])
+    assert dataset.checkpoints("things", "date=2024-12-24").shards(LONG_AGO) == []

@@ -28,10 +28,13 @@ def test_identities_are_found_by_task_and_artifact_whichever_way_they_came(read:
     pairs = [(f"t{number}", ARTIFACTS[number % 3 == 0]) for number in range(MANY)]
     identities = Identities()
     assert len(identities) == 0
+    assert identities.task_ids().equals(pa.chunked_array([], pa.string()))
     assert identities.find(pa.array(["t0"]), "video").tolist() == [-1]
     assert identities.find_one("t0", "video") == -1
     rows = [{"task_id": task_id, "artifact": artifact} for task_id, artifact in pairs[:read]]
-    identities.extend(pa.Table.from_pylist(rows, pa.schema([("task_id", pa.string()), ("artifact", pa.string())])))
+    table = pa.Table.from_pylist(rows, pa.schema([("task_id", pa.string()), ("artifact", pa.string())]))
+    identities.extend(table.slice(0, 700))
+    identities.extend(table.slice(700))
     assert [identities.append(*pair) for pair in pairs[read:]] == list(range(read, MANY))
     identities.forget()
 

@@ -126,15 +126,20 @@ def test_what_is_no_digest_and_what_there_is_none_of_has_no_tombstone() -> None:
     assert none.without(table) is table
     assert some.without(table)["task_id"].to_pylist() == ["b"]
     assert some.only(table)["task_id"].to_pylist() == ["a"]
+    assert Forgotten(frozenset({"file"})).including([digest_of("a")]).names == {"file"}
 
 
 def test_what_is_there_or_not_there_changes_nothing(tmp_path: Path) -> None:
     tombstones = Dataset(url=str(tmp_path)).tombstones()
+    assert len(tombstones.recent()) == 0
     assert tombstones.remove([digest_of("a")]) == 0
     assert tombstones.add([digest_of("a")]) == 1
     assert tombstones.add([digest_of("a"), digest_of("a")]) == 0
     assert tombstones.add([]) == 0
+    (file,) = (tmp_path / "_tombstones").iterdir()
+    written_at = file.stat().st_mtime_ns
     assert tombstones.remove([digest_of("b")]) == 0
+    assert file.stat().st_mtime_ns == written_at
     known = tombstones.recent()
     assert tombstones.recent() is known
     assert tombstones.now().has("a")
@@ -147,5 +152,14 @@ def test_a_file_with_nulls_stops_whoever_would_bring_back_what_it_named(tmp_path
     folder = tmp_path / "_tombstones"
     folder.mkdir()
     pq.write_table(pa.table({"id_sha256": pa.array([digest_of("a"), None], pa.binary(32))}), folder / "x.parquet")
-    with pytest.raises(UnreadableFileError, match="nulls"):
+    with pytest.raises(UnreadableFileError, match=r"_tombstones/x\.parquet.*nulls"):
         Dataset(url=str(tmp_path)).tombstones().now()
+
+
+def test_more_than_32_files_become_one(tmp_path: Path) -> None:
+    tombstones, counts = Dataset(url=str(tmp_path)).tombstones(), []
+    for number in range(34):
+        assert tombstones.add([digest_of(f"t{number}")]) == 1
+        counts.append(len(list((tmp_path / "_tombstones").iterdir())))
+    assert counts == [*range(1, 33), 1, 2]
+    assert all(tombstones.now().has(f"t{number}") for number in range(34))

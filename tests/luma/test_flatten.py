@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from luma_pipeline.luma import FINAL_STATES, GENERATIONS_SCHEMA, Outcome, TaskResult, flatten, to_table
 from luma_pipeline.luma.responses import read_answer
-from luma_pipeline.luma.schema import FIELDS, Field
+from luma_pipeline.luma.schema import FIELDS, TIMESTAMP, Field
 from luma_pipeline.luma.timestamps import parse_timestamp
 from tests.properties.effort import examples
 
@@ -395,3 +395,63 @@ def test_a_whole_number_is_taken_where_it_is_one(sent: Any, kept: int | None) ->
     flattened = flatten([resolved({**PAGE, "video_raw": {"width": sent}})])
     assert flattened.table["video_raw_width"].to_pylist() == [kept]
     assert len(flattened.drift) == (kept is None)
+
+
+KINDS = (
+    Field("flag", ("flag",), pa.bool_()),
+    Field("count", ("count",), pa.int64()),
+    Field("share", ("share",), pa.float64()),
+    Field("note", ("note",), pa.string()),
+    Field("at", ("at",), TIMESTAMP),
+)
+ONE_BY_ONE: list[tuple[str, Any, Any]] = [
+    # field, what was sent, what its column has
+    *(("flag", value, value) for value in (True, False)),
+    *(("count", value, value) for value in (-(2**63), 2**63 - 1, -127, 0)),
+    *(("share", value, value) for value in (-1.5, 0.0, 1e300)),
+    *(("note", value, value) for value in ("a", "é")),
+    ("at", "0002-01-01T00:00:00Z", datetime(2, 1, 1, tzinfo=UTC)),
+    ("at", "2024-12-24T18:00:00", datetime(2024, 12, 24, 18, tzinfo=UTC)),
+    ("at", "2024-12-24T18:00:00+01:00", datetime(2024, 12, 24, 17, tzinfo=UTC)),
+    ("at", "9999-12-31T23:59:59.999999Z", datetime(9999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)),
+    *(("at", value, None) for value in ("0001-12-31T23:59:59Z", "0000-01-01T00:00:00Z", "", None)),
+]
+
+
+@pytest.mark.parametrize(("name", "sent", "kept"), ONE_BY_ONE)
+def test_a_value_is_read_alike_alone_and_beside_one_of_another_type(name: str, sent: Any, kept: Any) -> None:
+    odd: Any = [1]
+    for values, expected in (([sent], [kept]), ([sent, sent], [kept, kept]), ([sent, odd, sent], [kept, None, kept])):
+        flattened = flatten([resolved({"state": "x", name: value}) for value in values], fields=KINDS)
+        assert flattened.table[name].to_pylist() == expected
+        named = [(drift.field, drift.found, drift.count) for drift in flattened.drift if not drift.unknown]
+        assert named == ([(name, "array", 1)] if odd in values else [])
+
+
+def test_columns_have_their_types_whatever_is_in_them() -> None:
+    nothing = TaskResult("t", Outcome.REQUEST_FAILED, datetime(2024, 12, 24, tzinfo=UTC))
+    for results in ([], [nothing], [nothing, resolved(PAGE)]):
+        table = to_table(results)
+        assert table.schema.equals(GENERATIONS_SCHEMA)
+        assert {field.name for field in KINDS} <= set(to_table(results, fields=KINDS).schema.names)
+    assert [row["id"] for row in table.to_pylist()] == [None, PAGE["id"]]
+
+
+def test_what_utf8_cannot_say_is_replaced_and_a_missing_text_stays_missing() -> None:
+    at = datetime(2024, 12, 24, tzinfo=UTC)
+    results = [TaskResult(task_id, Outcome.REQUEST_FAILED, at, error_message=task_id) for task_id in ("a", "\ud800")]
+    results.append(TaskResult("b", Outcome.REQUEST_FAILED, at))
+    table = to_table(results)
+    assert table["task_id"].to_pylist() == ["a", "?", "b"]
+    assert table["error_message"].to_pylist() == ["a", "?", None]
+
+
+def test_a_value_in_the_place_of_an_object_is_drift_with_its_own_type() -> None:
+    flattened = flatten([resolved(changed(video=value)) for value in ("text", 7, None)])
+    assert [(drift.field, drift.found) for drift in flattened.drift] == [("video", "integer"), ("video", "string")]
+
+
+def test_the_time_of_an_answer_without_a_zone_is_utc() -> None:
+    at = datetime(2024, 12, 24, 18, 1, 2, 345678)  # noqa: DTZ001 - as a caller may give it
+    table = flatten([TaskResult("t", Outcome.REQUEST_FAILED, at)] * 2).table
+    assert table["polled_at"].to_pylist() == [at.replace(tzinfo=UTC)] * 2

@@ -33,11 +33,22 @@ def test_a_page_counts_only_in_the_order_of_bytes_and_after_its_beginning(listed
 
 
 @pytest.mark.parametrize(
-    ("base", "is_within"),
-    [("b/", True), ("a/", True), ("c/", False), ("0/", False), ("B/", False), ("a-b/", False)],
+    ("start", "base", "end", "is_within"),
+    [
+        *(("a/", base, "c/", True) for base in ("a/", "b/", "a/x/", "b")),
+        *(("a/", base, "c/", False) for base in ("c/", "0/", "B/", "a-b/")),
+        # In the order of bytes, and not where folders are put in order.
+        ("a-b/", "a/x/", "b/", False),
+        ("a", "a-b/", "a/", False),
+        # In the order of bytes, and not where capitals are not known.
+        ("B/", "a/", "c/", False),
+        ("A/", "Z/", "a/", False),
+    ],
 )
-def test_a_base_lies_between_two_keys_only_where_every_store_orders_it_so(base: str, is_within: bool) -> None:
-    assert _is_within("a/", base, "c/") is is_within
+def test_a_base_lies_between_two_keys_only_where_every_store_orders_it_so(
+    start: str, base: str, end: str, is_within: bool
+) -> None:
+    assert _is_within(start, base, end) is is_within
 
 
 def test_a_span_answers_each_base_once_and_none_that_its_page_may_cut() -> None:
@@ -65,6 +76,23 @@ def test_a_span_takes_the_place_of_those_that_begin_within_it_and_knows_what_the
     assert memory.find("c/") is None, "it has been answered once"
     assert memory.find("b/") == {}
     assert memory.find("f/") is None
+    memory.keep(span("f/", "h/"))
+    assert memory.find("g/") == {}
+    memory.keep(span("0/", "z/"))
+    assert [memory.find(base) for base in ("b/", "c/", "g/")] == [None] * 3
+    assert memory.find("h/") == {}
+
+
+def test_a_span_is_believed_for_a_minute() -> None:
+    memory = _Memory()
+    for name, age in (("a", 59), ("c", 61)):
+        old = span(f"{name}/", f"{name}z/")
+        old.taken_at -= age
+        memory.keep(old)
+    assert memory.find("a/x/") == {}
+    memory = _Memory()
+    memory.keep(old)
+    assert memory.find("c/x/") is None
 
 
 def test_the_oldest_spans_go_where_they_hold_too_many_keys() -> None:
@@ -74,6 +102,9 @@ def test_the_oldest_spans_go_where_they_hold_too_many_keys() -> None:
     assert memory.find("a/x/") is None
     assert memory.find("c/x/") == {}
     assert memory.find("e/x/") == {}
+    memory.keep(span("g/", "h/", 4_000))
+    assert memory.find("c/y/") is None
+    assert memory.find("e/y/") == {}
 
 
 def test_looking_ahead_is_tried_now_and_then_where_it_does_not_pay() -> None:

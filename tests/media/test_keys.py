@@ -190,3 +190,24 @@ def test_the_base_of_a_key_is_read_out_of_keys_of_the_template_alone() -> None:
     assert with_extension.key_base_of("a/video.mp4.tmp") is None
     assert with_extension.key_base_of("a/video") is None
     assert without.key_base_of("a/video.tmp") == "a/video.tmp"
+
+
+def test_a_template_may_give_keys_of_1024_bytes_and_no_longer_ones() -> None:
+    def longest(literal: str) -> int:
+        template = KeyTemplate(literal + "{task_id}/{artifact}.{extension}", "p")
+        ids = ("x" * 128, "/" * 300, "é" * 300, "a/b" * 100)
+        keys = [template.key(each, artifact, "webm") for each in ids for artifact in Artifact]
+        return max(len(key) for key in keys)
+
+    spare = 1024 - longest("")
+    assert longest("a" * spare) == 1024
+    with pytest.raises(MediaSettingsError, match="1024 bytes"):
+        KeyTemplate("a" * (spare + 1) + "{task_id}/{artifact}.{extension}", "p")
+
+
+@pytest.mark.parametrize(
+    ("prefix", "kept"), [("", ""), ("/", ""), ("a", "a/"), ("/a", "a/"), ("a/", "a/"), ("/a/b/", "a/b/")]
+)
+def test_a_slash_around_a_prefix_is_no_part_of_the_keys(prefix: str, kept: str) -> None:
+    assert KeyTemplate(prefix=prefix).prefix == kept
+    assert KeyTemplate(prefix=prefix).key("a", Artifact.VIDEO, "mp4") == f"{kept}a/video.mp4"

@@ -100,7 +100,7 @@ def event(name: str, *arguments: st.SearchStrategy[Any]) -> st.SearchStrategy[tu
 
 
 states = st.sampled_from(["completed", "completed", "failed"])
-less = event("answer_with_less", number_of_task, st.sampled_from([*Says, Says.NOT_FOUND]), st.booleans())
+less = event("answer_with_less", number_of_task, st.sampled_from([*Says, *Says, Says.NOT_FOUND]), st.booleans())
 events = st.one_of(
     event("finish", number_of_task, states, st.booleans()),
     less,
@@ -109,6 +109,7 @@ events = st.one_of(
     event("expire", number_of_task),
     event("expire", number_of_task),
     event("renew", number_of_task, st.booleans()),
+    event("refuse_a_living_link", number_of_task),
     event("purge_or_submit_again", number_of_task),
     event("lose", number_of_task),
     event("submit", *new_task),
@@ -233,6 +234,14 @@ class PipelineMachine(RuleBasedStateMachine):
             self._kill_link(task)
         self._new_link(task)
         return task.day
+
+    def refuse_a_living_link(self, which: int) -> int:
+        """The link of a finished task dies before its video is copied, and the provider tells nothing of the task."""
+        task = self._task(which, self._has_no_object)
+        self._kill_link(task)
+        self._answer(task, Says.STATE, "completed")
+        self._run(task.day, RunOptions())
+        return self._answer(task, Says.REFUSED, "completed")
 
     def purge_or_submit_again(self, which: int) -> int:
         task = self._task(which)
