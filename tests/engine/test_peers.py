@@ -60,19 +60,26 @@ class AtWork:
 
 
 @contextmanager
+def asking(run: AtWork) -> Iterator[AtWork]:
+    thread = threading.Thread(target=run.ask)
+    thread.start()
+    try:
+        yield run
+    finally:
+        run.stop.set()
+        thread.join()
+
+
+@contextmanager
 def at_work(data_url: str, provider: ProviderServer) -> Iterator[AtWork]:
     config = ProviderConfig(token=TOKEN, base_url=provider.base_url)
     dataset = Dataset(url=data_url)
     limit = LimitMemory(dataset, config)
     with LumaClient(config, limit.limiter) as client:
-        run = AtWork(client, limit)
-        thread = threading.Thread(target=run.ask)
-        thread.start()
         try:
-            yield run
+            with asking(AtWork(client, limit)) as run:
+                yield run
         finally:
-            run.stop.set()
-            thread.join()
             limit.close()
     dataset.close()
 
@@ -120,15 +127,12 @@ def test_a_run_that_asks_for_nothing_for_a_while_leaves_its_part(
     tmp_path: Path, provider: ProviderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("luma_pipeline.engine.peers._AWAY", 0.5)
-    config = ProviderConfig(token=TOKEN, base_url=provider.base_url)
-    limit = LimitMemory(Dataset(url=str(tmp_path)), config)
-    with LumaClient(config, limit.limiter) as client:
-        assert len(list(client.fetch(f"task-{number}" for number in range(40)))) == 40
+    with at_work(str(tmp_path), provider) as run:
         until(lambda: len(entries(tmp_path)) == 1)
+        run.stop.set()
         until(lambda: not entries(tmp_path))
-        assert len(list(client.fetch(f"more-{number}" for number in range(40)))) == 40
-        until(lambda: len(entries(tmp_path)) == 1)
-    limit.close()
+        with asking(AtWork(run.client, run.limit)):
+            until(lambda: len(entries(tmp_path)) == 1)
     assert not entries(tmp_path)
 
 
